@@ -1,0 +1,1 @@
+"""veridical: find out which explanations of a neural network you may believe."""

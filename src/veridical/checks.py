@@ -1,0 +1,130 @@
+"""Every precondition that the package checks at its doors, in one place and with one form of message."""
+
+import difflib
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from veridical.values import Target
+
+
+def check_inputs(inputs: Tensor) -> None:
+    """Check that `inputs` is a non-empty, finite floating point batch (N, C, H, W).
+
+    Raises:
+        TypeError: if it is no tensor or not floating point.
+        ValueError: if it has another shape, is empty, or holds NaN or infinity.
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"expected inputs as a torch tensor (N, C, H, W), got {type(inputs).__name__}")
+    if not inputs.is_floating_point():
+        raise TypeError(f"expected floating point inputs, got {inputs.dtype}; convert with inputs.float()")
+    if inputs.dim() != 4:
+        raise ValueError(
+            f"expected inputs of shape (N, C, H, W), got {tuple(inputs.shape)}; "
+            "add the batch dimension of a single image with inputs[None]"
+        )
+    if inputs.numel() == 0:
+        raise ValueError(f"expected at least one image and one pixel, got shape {tuple(inputs.shape)}")
+    finite = torch.isfinite(inputs.detach()).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        raise ValueError(
+            f"expected finite inputs, got NaN or infinity in image(s) {bad[:10]}; look at their preprocessing"
+        )
+
+
+def check_logits(logits: object, batch: int) -> Tensor:
+    """Check that a model's output is a floating point tensor (N, K) with N = `batch`, and return it.
+
+    Raises:
+        TypeError: if it is no tensor.
+        ValueError: if it has another shape or holds NaN or infinity.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"expected the model to return logits as a tensor (N, K), got {type(logits).__name__}; "
+            "wrap the model in a module that returns the logits"
+        )
+    if logits.dim() != 2 or logits.shape[0] != batch:
+        raise ValueError(
+            f"expected logits of shape ({batch}, K), got {tuple(logits.shape)}; "
+            "wrap the model in a module that returns one row of class scores for each image"
+        )
+    if not bool(torch.isfinite(logits.detach()).all()):
+        raise ValueError("expected finite logits, got NaN or infinity; look at the weights and at the inputs")
+    return logits
+
+
+def resolve_target(logits: Tensor, target: Target) -> Tensor:
+    """The explained class of every image as LongTensor (N,); the predicted class where `target` is None.
+
+    Raises:
+        TypeError: if the target is of another type.
+        ValueError: if it has another shape or a class that does not exist.
+    """
+    count, classes = logits.shape
+    if target is None:
+        return logits.detach().argmax(dim=1)
+    if isinstance(target, Tensor):
+        if target.is_floating_point() or target.dtype == torch.bool:
+            raise TypeError(f"expected integer targets, got {target.dtype}; convert with target.long()")
+        if target.shape != (count,):
+            raise ValueError(f"expected targets of shape ({count},), got {tuple(target.shape)}")
+        resolved = target.detach().to(device=logits.device, dtype=torch.long)
+    elif isinstance(target, int) and not isinstance(target, bool):
+        resolved = torch.full((count,), target, dtype=torch.long, device=logits.device)
+    else:
+        raise TypeError(f"expected target as int, LongTensor (N,) or None, got {type(target).__name__}")
+    outside = (resolved < 0) | (resolved >= classes)
+    if bool(outside.any()):
+        value = int(resolved[outside][0])
+        raise ValueError(f"expected a target in 0..{classes - 1}, got {value}; the model has {classes} classes")
+    return resolved
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode; every submodule's own mode is put back afterwards, with a warning."""
+    training = [module for module in model.modules() if module.training]
+    if training:
+        warnings.warn(
+            "the model is in training mode; it is explained in evaluation mode and put back afterwards. "
+            "Call model.eval() to say that you mean it.",
+            stacklevel=3,
+        )
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def check_deterministic(model: nn.Module, inputs: Tensor) -> None:
+    """Check that the model gives the same logits twice for the same inputs.
+
+    Raises:
+        ValueError: if the two outputs differ.
+    """
+    with torch.no_grad(), evaluation_mode(model), torch.random.fork_rng():
+        first = check_logits(model(inputs), len(inputs))
+        second = check_logits(model(inputs), len(inputs))
+    if not torch.equal(first, second):
+        difference = (first - second).abs().max().item()
+        raise ValueError(
+            f"expected a deterministic model, got logits that differ by {difference:.3g} between two runs on "
+            "the same inputs; switch off dropout, noise or sampling in evaluation mode"
+        )
+
+
+def nearest_names(name: str, known: Collection[str]) -> str:
+    """The text that names the nearest known names: "did you mean a, b?"; or all of them when none is near."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    return f"known: {', '.join(sorted(known))}"

@@ -1,0 +1,145 @@
+"""Affine operations y = W x + b (convolution, linear, batch normalization, and the latter folded into the former)."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from veridical.rules.operations import Operation
+
+_CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_LINEAR_ARGUMENTS = ("input", "weight", "bias")
+_BATCH_NORM_ARGUMENTS = (
+    "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
+)  # fmt: skip
+
+_FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """W and b of one operation, with the products W x and W^T r for any weight of the same shape.
+
+    Attributes:
+        weight: as the operation has it; for batch normalization the scale of each channel (C,).
+        bias: (channels out,) or None.
+        dims: number of spatial dimensions of a convolution; 0 for linear, -1 for batch normalization.
+        stride, padding, dilation: one value for each spatial dimension.
+        extra: the end padding that exceeds the start padding (an even kernel with padding "same").
+        groups: of a convolution.
+        size: spatial size of the input.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    dims: int
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
+    groups: int = 1
+    size: tuple[int, ...] = ()
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """W x for x (N, ...), without the bias."""
+        if self.dims == 0:
+            return F.linear(x, weight)
+        if self.dims < 0:
+            return x * _channelwise(weight, x)
+        if any(self.extra):
+            x = F.pad(x, [side for extra in reversed(self.extra) for side in (0, extra)])
+        return _FORWARD[self.dims](x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def adjoint(self, r: Tensor, weight: Tensor) -> Tensor:
+        """W^T r for r (S, N, ...), as a transposed convolution: its own derivative is a plain convolution."""
+        if self.dims == 0:
+            return F.linear(r, weight.t())
+        if self.dims < 0:
+            return r * _channelwise(weight, r[0])
+        flat = r.flatten(0, 1)
+        rest = tuple(
+            size + extra - ((out - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
+            for size, extra, out, stride, pad, dilation, kernel in zip(
+                self.size, self.extra, flat.shape[2:], self.stride, self.padding, self.dilation,
+                weight.shape[2:], strict=True,
+            )
+        )  # fmt: skip
+        back = _TRANSPOSED[self.dims](
+            flat, weight, None, self.stride, self.padding, rest, self.groups, self.dilation
+        )
+        for axis, size in enumerate(self.size):
+            if self.extra[axis]:
+                back = back.narrow(axis + 2, 0, size)
+        return back.unflatten(0, r.shape[:2])
+
+    def shaped_bias(self, like: Tensor) -> Tensor | None:
+        """The bias, shaped to be added to an output like `like` (N, ...)."""
+        if self.bias is None or self.dims == 0:
+            return self.bias
+        return _channelwise(self.bias, like)
+
+
+def affine_of(operation: Operation) -> Affine:
+    """The affine map that an operation of kind convolution, linear or batch_norm performs."""
+    if operation.kind == "linear":
+        values = _named(operation, _LINEAR_ARGUMENTS)
+        return Affine(values["weight"], values.get("bias"), 0)
+    if operation.kind == "batch_norm":
+        return _batch_norm(operation)
+    values = _named(operation, _CONVOLUTION_ARGUMENTS)
+    weight, dims = values["weight"], values["weight"].dim() - 2
+    stride = _each(values.get("stride", 1), dims)
+    dilation = _each(values.get("dilation", 1), dims)
+    padding, extra = values.get("padding", 0), (0,) * dims
+    if padding == "same":
+        totals = tuple(d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
+        padding, extra = tuple(total // 2 for total in totals), tuple(total % 2 for total in totals)
+    elif padding == "valid":
+        padding = 0
+    size = tuple(operation.inputs[0].shape[2:])
+    return Affine(
+        weight, values.get("bias"), dims, stride, _each(padding, dims), dilation, extra,
+        values.get("groups", 1), size,
+    )  # fmt: skip
+
+
+def fold(convolution: Affine, batch_norm: Affine) -> Affine:
+    """The one affine map that a convolution (or linear) and the batch normalization after it perform."""
+    scale = batch_norm.weight
+    bias = batch_norm.bias if convolution.bias is None else convolution.bias * scale + _zero_if_none(batch_norm)
+    return replace(convolution, weight=convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1)), bias=bias)
+
+
+def _zero_if_none(batch_norm: Affine) -> Tensor:
+    return torch.zeros_like(batch_norm.weight) if batch_norm.bias is None else batch_norm.bias
+
+
+def _batch_norm(operation: Operation) -> Affine:
+    values = _named(operation, _BATCH_NORM_ARGUMENTS)
+    mean, variance = values["running_mean"], values["running_var"]
+    if values.get("training", False) or mean is None or variance is None:
+        raise ValueError(
+            f"expected batch normalization with stored statistics, got {operation.describe()} that uses the batch's own; "
+            "an explanation of one image would depend on the others"
+        )
+    scale = torch.rsqrt(variance + values.get("eps", 1e-5))
+    if values.get("weight") is not None:
+        scale = scale * values["weight"]
+    shift = -mean * scale
+    return Affine(scale, shift if values.get("bias") is None else shift + values["bias"], -1)
+
+
+def _named(operation: Operation, names: tuple[str, ...]) -> dict[str, Any]:
+    return dict(zip(names, operation.args, strict=False)) | operation.kwargs
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dims if len(values) == 1 else values
+
+
+def _channelwise(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(1, -1, *[1] * (like.dim() - 2))

@@ -1,0 +1,217 @@
+"""Propagation rules: how one operation hands the relevance of its output to its inputs.
+
+Relevance always has a leading dimension for S starting vectors: (S, N, ...). A `Rule` maps an operation and
+the relevance of its outputs to the relevance of its inputs. An `AffineRule` does so for y = W x + b. Every
+rule is written in differentiable tensor operations on the activations of the true forward pass, so that a
+relevance can be differentiated once more at any time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from veridical.rules.affine import Affine
+from veridical.rules.operations import Operation
+from veridical.tensors import safe_divide
+
+Bias = Literal["none", "signed", "whole"]
+"""How a bias enters the denominators of alpha-beta rules: not at all; its positive part in the activator's and
+its negative part in the inhibitor's; or the whole bias in both (as the code of Sixt et al. 2020 does)."""
+
+Seed = Literal["one", "value"]
+"""The starting relevance of the explained class: 1, or the value of its logit."""
+
+Rule = Callable[[Operation, Sequence[Tensor]], tuple[Tensor, ...]]
+
+
+class Application(NamedTuple):
+    """An affine map at work: its input x (N, ...), its output y, and for the first layer the input's range."""
+
+    affine: Affine
+    x: Tensor
+    y: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
+
+
+AffineRule = Callable[[Application, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """The rules of one explanation method, as data.
+
+    Attributes:
+        name: of the method.
+        affine: the rule of convolutions, linear layers and batch normalization.
+        rules: the rule of every other kind of operation that the method is defined on.
+        changed: the kinds whose rule differs from the gradient.
+        first: the rule of affine operations that see the image itself; None for `affine`.
+        otherwise: the rule of kinds without an entry; None makes them an error.
+        seed: the starting relevance of the explained class.
+        fold_batch_norm: treat a batch normalization and the convolution or linear layer before it as one map.
+        bounds: lowest and highest possible input value for `first`; None takes each image's own.
+        overrides: pairs of a function's base name and "gradient" or "pass", for operations without a rule.
+    """
+
+    name: str
+    affine: AffineRule
+    rules: Mapping[str, Rule]
+    changed: frozenset[str]
+    first: AffineRule | None = None
+    otherwise: Rule | None = None
+    seed: Seed = "one"
+    fold_batch_norm: bool = True
+    bounds: tuple[float, float] | None = None
+    overrides: tuple[tuple[str, str], ...] = field(default=())
+
+
+# --- rules of affine operations -----------------------------------------------------------------------------
+
+
+def affine_gradient(at: Application, relevance: Tensor) -> Tensor:
+    """R_in = W^T R."""
+    return at.affine.adjoint(relevance, at.affine.weight)
+
+
+def affine_z(at: Application, relevance: Tensor) -> Tensor:
+    """R_in = x W^T (R / y) with y = W x + b: the bias is an input that absorbs relevance (Sixt 2020, eq. 7)."""
+    return at.x * at.affine.adjoint(safe_divide(relevance, at.y), at.affine.weight)
+
+
+def affine_epsilon(epsilon: float) -> AffineRule:
+    """R_in = x W^T (R / (y + epsilon sign(y))), sign(0) = 1 (Bach et al. 2015, eq. 58)."""
+
+    def rule(at: Application, relevance: Tensor) -> Tensor:
+        stabilized = at.y + torch.where(at.y >= 0, epsilon, -epsilon)
+        return at.x * at.affine.adjoint(relevance / stabilized, at.affine.weight)
+
+    return rule
+
+
+def affine_alpha_beta(alpha: float, beta: float, bias: Bias) -> AffineRule:
+    """alpha times the positive share minus beta times the negative share (Bach et al. 2015, eq. 60).
+
+    The activator collects the positive products, W+ x+ + W- x-, the inhibitor the negative ones; both split
+    by the sign of the products. With alpha 1, beta 0 and no bias this is the z+ rule (Sixt 2020, eq. 5).
+    """
+
+    def rule(at: Application, relevance: Tensor) -> Tensor:
+        activated = alpha * _share(at, relevance, 1, bias)
+        return activated - beta * _share(at, relevance, -1, bias) if beta else activated
+
+    return rule
+
+
+def _share(at: Application, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
+    """Relevance in proportion to the products of one sign."""
+    affine, x = at.affine, at.x
+    positive, negative = affine.weight.clamp(min=0), affine.weight.clamp(max=0)
+    straight, crossed = (positive, negative) if sign > 0 else (negative, positive)
+    signed = bool((x.detach() < 0).any())  # behind a ReLU the second half would only multiply zeros
+    above = x.clamp(min=0) if signed else x
+    below = x.clamp(max=0) if signed else None
+    z = affine.product(above, straight)
+    if below is not None:
+        z = z + affine.product(below, crossed)
+    offset = affine.shaped_bias(z)
+    if offset is not None and bias != "none":
+        part = offset if bias == "whole" else offset.clamp(min=0) if sign > 0 else offset.clamp(max=0)
+        z = z + part
+    scaled = safe_divide(relevance, z)
+    result = above * affine.adjoint(scaled, straight)
+    return result if below is None else result + below * affine.adjoint(scaled, crossed)
+
+
+def affine_z_box(at: Application, relevance: Tensor) -> Tensor:
+    """The z^B rule for inputs in [low, high] (Dombrowski 2019, eq. 3; Montavon et al. 2017).
+
+    Z = W x - W+ low - W- high without bias; R_in = x W^T S - low W+^T S - high W-^T S with S = R / Z. Padding
+    stays zero: the bounds are not padded in.
+    """
+    if at.low is None or at.high is None:
+        raise ValueError("expected the input's bounds, got none; the z^B rule is for the first layer only")
+    affine = at.affine
+    positive, negative = affine.weight.clamp(min=0), affine.weight.clamp(max=0)
+    z = affine.product(at.x, affine.weight) - affine.product(at.low, positive) - affine.product(at.high, negative)
+    scaled = safe_divide(relevance, z)
+    lowest = at.low * affine.adjoint(scaled, positive)
+    return at.x * affine.adjoint(scaled, affine.weight) - lowest - at.high * affine.adjoint(scaled, negative)
+
+
+# --- rules of the other operations --------------------------------------------------------------------------
+
+
+def gradient(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The operation's exact vector-Jacobian product."""
+    return operation.adjoint(relevance)
+
+
+def pass_through(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """R_in = R: the identity, for operations on one input that keep its shape."""
+    if len(operation.inputs) != 1 or relevance[0].shape[1:] != operation.inputs[0].shape:
+        raise ValueError(
+            f"expected an operation that keeps its one input's shape, got {operation.describe()}; "
+            "relevance cannot be passed through it unchanged"
+        )
+    return (relevance[0],)
+
+
+def proportional(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """R_in = x A^T (R / y) for an operation y = A x + c: the z rule of pooling, sums and shifts."""
+    shares = operation.adjoint([safe_divide(relevance[0], operation.output)])
+    return tuple(x * share for x, share in zip(operation.inputs, shares, strict=True))
+
+
+def guided(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """R_in = [R]+ f'(x) (Springenberg et al. 2015; Sixt 2020, eq. 14).
+
+    For softplus the relevance is rectified by the same softplus (Dombrowski 2019). For activations other than
+    ReLU the literature has no definition; f' generalizes the mask.
+    """
+    return operation.adjoint([_rectify(operation, relevance[0])])
+
+
+def deconvolved(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """R_in = [R]+, whatever the activation was (Zeiler and Fergus 2014; Sixt 2020, section 2.2)."""
+    return (_rectify(operation, relevance[0]),)
+
+
+def _rectify(operation: Operation, relevance: Tensor) -> Tensor:
+    if operation.base != "softplus":
+        return relevance.clamp(min=0)
+    beta = operation.kwargs.get("beta", operation.args[1] if len(operation.args) > 1 else 1.0)
+    return F.softplus(relevance, beta=beta)
+
+
+def signed_sum(alpha: float, beta: float, clip: bool) -> Rule:
+    """The alpha-beta rule of a sum: each addend's share of the positive and of the negative addends.
+
+    Args:
+        alpha: weight of the positive addends.
+        beta: weight of the negative ones.
+        clip: cut each addend's relevance to [0, 1000], as the code of Sixt et al. 2020 does at residual
+            additions.
+    """
+
+    def rule(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        r, shape = relevance[0], operation.output.shape
+        if any(x.shape != shape for x in operation.inputs):
+            raise ValueError(
+                f"expected addends of one shape, got {[tuple(x.shape) for x in operation.inputs]} in "
+                f"{operation.describe()}; the alpha-beta rule has no form for a broadcast sum"
+            )
+        factors = operation.adjoint([torch.ones_like(operation.output)[None]])
+        addends = [x * factor[0] for x, factor in zip(operation.inputs, factors, strict=True)]
+        scaled = safe_divide(r, torch.stack([addend.clamp(min=0) for addend in addends]).sum(0))
+        shares = [alpha * addend.clamp(min=0) * scaled for addend in addends]
+        if beta:
+            scaled = safe_divide(r, torch.stack([addend.clamp(max=0) for addend in addends]).sum(0))
+            shares = [s - beta * addend.clamp(max=0) * scaled for s, addend in zip(shares, addends, strict=True)]
+        return tuple(share.clamp(0, 1000) if clip else share for share in shares)
+
+    return rule

@@ -1,0 +1,139 @@
+"""What an operation of a forward pass is: its kind, its tensors, its local derivative."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_KINDS: dict[str, str] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "convolution"),
+    "linear": "linear",
+    "batch_norm": "batch_norm",
+    **dict.fromkeys(
+        "relu relu6 hardtanh leaky_relu elu celu selu gelu silu mish softplus hardswish hardsigmoid sigmoid "
+        "logsigmoid tanh smooth_relu6".split(),
+        "activation",
+    ),
+    **dict.fromkeys(
+        "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d amax".split(), "max_pool"
+    ),
+    **dict.fromkeys(
+        "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+        "mean sum".split(),
+        "average_pool",
+    ),
+    **dict.fromkeys(
+        "view view_as reshape flatten unflatten permute transpose swapaxes movedim t T mT contiguous squeeze "
+        "unsqueeze clone __getitem__ narrow select chunk split unbind cat concat concatenate stack pad dropout "
+        "dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout to float double half bfloat16 type "
+        "type_as cuda cpu expand roll flip pixel_shuffle pixel_unshuffle channel_shuffle".split(),
+        "structure",
+    ),
+    **dict.fromkeys(("add", "sub", "__radd__", "__rsub__", "rsub", "subtract"), "sum"),
+    **dict.fromkeys(("mul", "div", "neg", "__rmul__", "true_divide", "multiply", "divide"), "product"),
+}
+
+_RECTIFIERS = {"clamp": "activation", "clamp_min": "activation"}
+
+
+def kind_of(base: str, active: int) -> str:
+    """The kind of an operation by its base name and by how many of its inputs depend on the image.
+
+    `sum` with one such input is a `shift`, `product` with one is a `scale`; a name without an entry is of
+    the kind `unknown`.
+    """
+    kind = (_KINDS | _RECTIFIERS).get(base, "unknown")
+    if active == 1:
+        return {"sum": "shift", "product": "scale"}.get(kind, kind)
+    return kind
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One operation that a forward pass performed.
+
+    Attributes:
+        name: unique in its trace: the module's dotted name, with `:function` where the module has children
+            or performs several operations, and `#2`, `#3` for repeated use.
+        kind: convolution, linear, batch_norm, activation, max_pool, average_pool, structure, sum, shift,
+            scale, product or unknown.
+        module: dotted name of the module whose code performed it ("" for the model itself).
+        base: name of the function without its in-place underscore, such as "conv2d".
+        function: the callable.
+        args, kwargs: its arguments as called.
+        sources: the distinct tensors that depend on the image, as produced by earlier operations.
+        inputs: the same values as this operation saw them (aliases of `sources`).
+        counts: how often each of `sources` occurs among the arguments.
+        outputs: its floating point results.
+        on_image: whether nothing but structural operations lies between the image and this operation.
+    """
+
+    name: str
+    kind: str
+    module: str
+    base: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sources: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    counts: tuple[int, ...]
+    outputs: tuple[Tensor, ...]
+    on_image: bool
+
+    @property
+    def output(self) -> Tensor:
+        """The first (mostly the only) result."""
+        return self.outputs[0]
+
+    def describe(self) -> str:
+        """The text that error messages use: "conv2d (features.0)"."""
+        return f"{self.base} (called from {self.module or 'the model itself'}, named {self.name})"
+
+    def adjoint(self, cotangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The exact vector-Jacobian product of this operation alone, for S cotangents at once.
+
+        Args:
+            cotangents: one (S, N, ...) tensor for each of `outputs`.
+
+        Returns:
+            One (S, N, ...) tensor for each of `inputs`. The forward's saved tensors are used again, so that
+            nothing is recomputed, and the result is differentiable where gradients are enabled.
+        """
+        if self.kind == "activation" and len(cotangents[0]) > 1:
+            slope = self.adjoint([torch.ones_like(self.output)[None]])[0]  # elementwise: one slope serves all
+            return (cotangents[0] * slope,)
+        create = torch.is_grad_enabled()
+        several = cotangents[0].shape[0] > 1
+        grads = torch.autograd.grad(
+            self.outputs,
+            self.inputs,
+            [c if several else c[0] for c in cotangents],
+            retain_graph=True,
+            create_graph=create,
+            is_grads_batched=several,
+            allow_unused=True,
+        )
+        count = cotangents[0].shape[0]
+        return tuple(
+            tensor.new_zeros((count, *tensor.shape)) if grad is None else (grad if several else grad[None])
+            for grad, tensor in zip(grads, self.inputs, strict=True)
+        )
+
+    def replay(self, value: Tensor) -> Tensor:
+        """Call the operation again with `value` in the place of its first input."""
+        original = self.inputs[0]
+
+        def swap(item: Any) -> Any:
+            if item is original:
+                return value
+            if isinstance(item, list | tuple):
+                return type(item)(swap(part) for part in item)
+            return item
+
+        result = self.function(*swap(self.args), **{key: swap(item) for key, item in self.kwargs.items()})
+        if not isinstance(result, Tensor):
+            raise ValueError(f"expected an operation with one result, got {self.describe()}")
+        return result

@@ -1,0 +1,221 @@
+"""Propagate relevance backward over a recorded forward pass."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from veridical.rules.affine import affine_of, fold
+from veridical.rules.catalog import Application, Rule, RuleSet, gradient, pass_through
+from veridical.rules.operations import Operation
+from veridical.rules.trace import Trace
+
+_AFFINE = ("convolution", "linear", "batch_norm")
+_OVERRIDES: dict[str, Rule] = {"gradient": gradient, "pass": pass_through}
+
+
+class UnsupportedOperation(ValueError):
+    """A method has no rule for an operation of the network."""
+
+
+class Coverage(NamedTuple):
+    """What a method does at one operation: "gradient", "modified" or "no rule"."""
+
+    name: str
+    kind: str
+    treatment: Literal["gradient", "modified", "no rule"]
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """Relevance of the image and of operations' outputs.
+
+    Attributes:
+        inputs: (S, N, C, H, W).
+        layers: name of an operation to the relevance of its (first) output, (S, N, *output shape).
+    """
+
+    inputs: Tensor
+    layers: dict[str, Tensor]
+
+
+def coverage(trace: Trace, rules: RuleSet) -> list[Coverage]:
+    """For every recorded operation: does the method modify it, leave it to the gradient, or lack a rule?"""
+    overrides = dict(rules.overrides)
+    rows = []
+    for operation in trace.operations:
+        kind = operation.kind
+        if operation.base in overrides:
+            treatment = "gradient" if overrides[operation.base] == "gradient" else "modified"
+        elif kind in rules.changed:
+            treatment = "modified"
+        elif kind in _AFFINE or kind in rules.rules or rules.otherwise is not None:
+            treatment = "gradient"
+        else:
+            treatment = "no rule"
+        rows.append(Coverage(operation.name, kind, treatment))  # type: ignore[arg-type]
+    return rows
+
+
+def check_rules(trace: Trace, rules: RuleSet) -> None:
+    """Check that a method has a rule for each operation, and that a modified method modifies at least one.
+
+    Raises:
+        UnsupportedOperation: if an operation has no rule, or none is modified.
+    """
+    rows = coverage(trace, rules)
+    missing = [trace.operations[i] for i, row in enumerate(rows) if row.treatment == "no rule"]
+    if missing:
+        raise UnsupportedOperation(
+            f"expected operations that {rules.name} has a rule for, got {missing[0].describe()}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; use a method of the gradient family, or "
+            f'say how to treat it: method("{rules.name}", overrides=(("{missing[0].base}", "gradient"),)) '
+            'or "pass" in the place of "gradient"'
+        )
+    if rules.changed and not any(row.treatment == "modified" for row in rows):
+        raise UnsupportedOperation(
+            f"expected a network with an operation that {rules.name} modifies ({', '.join(sorted(rules.changed))}), "
+            "got none: the result would be the plain gradient; use gradient"
+        )
+
+
+def propagate(
+    trace: Trace,
+    rules: RuleSet,
+    start: Tensor,
+    *,
+    at: str | None = None,
+    keep: Collection[str] | Literal["all"] = (),
+) -> Propagation:
+    """Hand relevance from one operation's output down to the image, for several starting vectors at once.
+
+    Args:
+        trace: a recorded forward pass; it can be used any number of times.
+        rules: the method's rules.
+        start: (S, N, *shape of the starting output): S vectors for each image.
+        at: name of the operation whose output `start` belongs to; None for the logits.
+        keep: the operations whose output relevance to return, or "all".
+
+    Returns:
+        The relevance of the image and of the kept operations, (S, N, ...). Operations that the starting
+        output does not depend on have none and are absent. With batch normalization folded, the output of the
+        convolution before it carries the relevance of the pair.
+
+    Raises:
+        UnsupportedOperation: if the method has no rule for an operation, or modifies none.
+        ValueError: if `at` or a kept name is unknown, or `start` has another shape.
+    """
+    check_rules(trace, rules)
+    origin = trace.logits if at is None else trace.operation(at).output
+    if start.shape[1:] != origin.shape:
+        raise ValueError(f"expected start of shape (S, {', '.join(map(str, origin.shape))}), got {tuple(start.shape)}")
+    wanted = set(trace.names if keep == "all" else keep)
+    for name in wanted - set(trace.names):
+        trace.operation(name)
+    with torch.set_grad_enabled(trace.differentiable):
+        return _Sweep(trace, rules, wanted).run(origin, start)
+
+
+class _Sweep:
+    """One backward pass over a trace."""
+
+    def __init__(self, trace: Trace, rules: RuleSet, wanted: set[str]) -> None:
+        self.trace, self.rules, self.wanted = trace, rules, wanted
+        self.relevance: dict[int, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
+        self.producer = {id(tensor): operation for operation in trace.operations for tensor in operation.outputs}
+        self.uses: dict[int, int] = {id(trace.logits): 1}
+        for operation in trace.operations:
+            for tensor in operation.sources:
+                self.uses[id(tensor)] = self.uses.get(id(tensor), 0) + 1
+        self.overrides = {base: _OVERRIDES[name] for base, name in rules.overrides}
+
+    def run(self, origin: Tensor, start: Tensor) -> Propagation:
+        self.relevance[id(origin)] = start
+        for operation in reversed(self.trace.operations):
+            if any(id(tensor) in self.relevance for tensor in operation.outputs):
+                self._step(operation, start)
+        inputs = self.relevance.get(id(self.trace.inputs))
+        if inputs is None:
+            inputs = start.new_zeros((len(start), *self.trace.inputs.shape))
+        return Propagation(inputs, self.kept)
+
+    def _step(self, operation: Operation, start: Tensor) -> None:
+        received = [self.relevance.pop(id(tensor), None) for tensor in operation.outputs]
+        relevance = [
+            start.new_zeros((len(start), *tensor.shape)) if r is None else r
+            for r, tensor in zip(received, operation.outputs, strict=True)
+        ]
+        self._keep(operation, relevance[0])
+        if operation.base in self.overrides:
+            self._give(operation, self.overrides[operation.base](operation, relevance))
+        elif operation.kind in _AFFINE:
+            self._affine_step(operation, relevance[0])
+        else:
+            rule = self.rules.rules.get(operation.kind, self.rules.otherwise)
+            if rule is None:
+                raise UnsupportedOperation(f"expected a rule of {self.rules.name} for {operation.describe()}, got none")
+            self._give(operation, rule(operation, relevance))
+
+    def _affine_step(self, operation: Operation, relevance: Tensor) -> None:
+        bottom, affine = operation, affine_of(operation)
+        before = self.producer.get(id(operation.sources[0]))
+        if self._folds(operation, before) and before is not None:
+            self._keep(before, relevance)
+            bottom, affine = before, fold(affine_of(before), affine)
+        first = bottom.on_image and self.rules.first is not None
+        low, high = self._bounds(bottom) if first else (None, None)
+        rule = self.rules.first if first and self.rules.first is not None else self.rules.affine
+        at = Application(affine, bottom.inputs[0], operation.output, low, high)
+        self._give(bottom, (rule(at, relevance),))
+
+    def _folds(self, operation: Operation, before: Operation | None) -> bool:
+        return (
+            operation.kind == "batch_norm"
+            and self.rules.fold_batch_norm
+            and before is not None
+            and before.kind in ("convolution", "linear")
+            and before.output.dim() in (2, 4)
+            and self.uses[id(before.output)] == 1
+        )
+
+    def _bounds(self, operation: Operation) -> tuple[Tensor, Tensor]:
+        """The lowest and highest value that each input value of a first layer can take."""
+        image = self.trace.inputs
+        if self.rules.bounds is None:
+            flat = image.flatten(1)
+            ends: Sequence[Tensor | float] = (flat.amin(1).view(-1, 1, 1, 1), flat.amax(1).view(-1, 1, 1, 1))
+        else:
+            ends = self.rules.bounds
+        chain = []
+        tensor = operation.sources[0]
+        while tensor is not image:
+            producer = self.producer[id(tensor)]
+            chain.append(producer)
+            tensor = producer.sources[0]
+        low, high = (torch.ones_like(image) * end for end in ends)
+        for step in reversed(chain):
+            low, high = step.replay(low), step.replay(high)
+        return low, high
+
+    def _keep(self, operation: Operation, relevance: Tensor) -> None:
+        if operation.name in self.wanted:
+            self.kept[operation.name] = relevance
+
+    def _give(self, operation: Operation, relevance: Sequence[Tensor]) -> None:
+        for tensor, share in zip(operation.sources, relevance, strict=True):
+            known = self.relevance.get(id(tensor))
+            self.relevance[id(tensor)] = share if known is None else known + share
+
+
+def class_start(trace: Trace, targets: Tensor, seed: Literal["one", "value"]) -> Tensor:
+    """The starting relevance (1, N, K) at the logits: 1 or the logit's value at the target, 0 elsewhere."""
+    chosen = torch.nn.functional.one_hot(targets, trace.logits.shape[1]).to(trace.logits.dtype)
+    if seed == "value":
+        logits = trace.logits if trace.differentiable else trace.logits.detach()
+        chosen = chosen * logits
+    return chosen[None]
+
+

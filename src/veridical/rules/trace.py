@@ -1,0 +1,262 @@
+"""Record the operations that a forward pass of an unmodified module performs.
+
+A `TorchFunctionMode` sees every operation with its arguments; the model runs its own code on its own
+weights and real autograd runs beneath. In-place operations are replaced by their out-of-place form, and
+later uses of the changed tensor are redirected to the result, so that every recorded value stays as it was.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from veridical.checks import check_inputs, check_logits, evaluation_mode
+from veridical.rules.operations import Operation, kind_of
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A recorded forward pass.
+
+    Attributes:
+        inputs: the image batch (N, C, H, W) that the operations depend on.
+        logits: the model's output (N, K).
+        operations: in the order of execution, those that depend on the image.
+        differentiable: whether what is computed from the trace is differentiable in `inputs`.
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    operations: tuple[Operation, ...]
+    differentiable: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The operations' names in the order of execution."""
+        return [operation.name for operation in self.operations]
+
+    def operation(self, name: str) -> Operation:
+        """The operation of that name.
+
+        Raises:
+            ValueError: if there is none; the message lists the names.
+        """
+        for operation in self.operations:
+            if operation.name == name:
+                return operation
+        raise ValueError(f"expected the name of an operation, got {name!r}; known: {', '.join(self.names)}")
+
+
+def record(model: nn.Module, inputs: Tensor) -> Trace:
+    """Run the model once, in evaluation mode, and record its operations.
+
+    Args:
+        model: any module that maps images to logits (N, K); it is left exactly as it was.
+        inputs: float (N, C, H, W). Where `inputs.requires_grad`, whatever is computed from the trace is
+            differentiable with respect to `inputs`.
+
+    Raises:
+        TypeError: if inputs or logits are of the wrong type.
+        ValueError: if inputs or logits have a wrong shape or value, if the model edits its input in place,
+            edits a tensor in place that it uses in its old form, or hides its operations.
+    """
+    check_inputs(inputs)
+    differentiable = inputs.requires_grad
+    image = inputs if differentiable else inputs.detach().requires_grad_()
+    recorder = _Recorder(model, image)
+    with torch.enable_grad(), evaluation_mode(model):
+        with recorder:
+            output = model(image)
+        output = recorder.resolve(output)
+    logits = check_logits(output, len(inputs))
+    if id(logits) not in recorder.active:
+        raise ValueError(
+            "expected logits that follow from the image by visible, differentiable operations, got none; "
+            "explain the eager module (not a compiled or scripted one) and call it without torch.no_grad()"
+        )
+    return Trace(image, logits, tuple(recorder.operations), differentiable)
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes every operation on a tensor that depends on the image."""
+
+    def __init__(self, model: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self.active: dict[int, Tensor] = {id(image): image}  # also keeps tensors alive: ids stay unique
+        self._on_image = {id(image)}
+        self._image = image
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._parents = {id(module) for module in model.modules() if next(module.children(), None)}
+        self._uses: dict[str, int] = {}
+        self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
+        self._stale: set[int] = set()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._replaced:
+            args, kwargs = self.resolve(args), self.resolve(kwargs)
+        sources = self._sources(args, kwargs)
+        base = _base_name(func)
+        if not sources:
+            return func(*args, **kwargs)
+        inplace = _inplace_form(func, base, args, kwargs)
+        if inplace is None:
+            return self._note(func, base, args, kwargs, sources)
+        function, base, args, kwargs = inplace
+        changed = args[0] if args else kwargs["input"]
+        if changed is self._image:
+            raise ValueError(
+                f"expected a model that leaves its input alone, got {base} in place on the input, called from "
+                f"{self._caller()[0] or 'the model itself'}; use the out-of-place form or clone the input first"
+            )
+        result = self._note(function, base, args, kwargs, sources)
+        self._stale.add(changed.untyped_storage().data_ptr())
+        self._replaced[id(changed)] = (changed, result)
+        return result
+
+    def resolve(self, value: Any) -> Any:
+        """Replace tensors that were changed in place by their new value, at any depth."""
+        if isinstance(value, Tensor):
+            while id(value) in self._replaced:
+                value = self._replaced[id(value)][1]
+            if self._stale and id(value) in self.active and value.untyped_storage().data_ptr() in self._stale:
+                raise ValueError(
+                    "expected a tensor to be used in one form only, got one that shares memory with another "
+                    f"changed in place, used in {self._caller()[0] or 'the model itself'}; use the out-of-place form"
+                )
+            return value
+        if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+            parts = [self.resolve(part) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if isinstance(value, dict):
+            return {key: self.resolve(part) for key, part in value.items()}
+        return value
+
+    def _sources(self, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+        found: list[Tensor] = []
+
+        def collect(item: Any) -> None:
+            if isinstance(item, Tensor):
+                if id(item) in self.active:
+                    found.append(item)
+            elif isinstance(item, list | tuple):
+                for part in item:
+                    collect(part)
+
+        collect(args)
+        collect(tuple(kwargs.values()))
+        return found
+
+    def _note(
+        self, func: Callable[..., Any], base: str, args: Any, kwargs: dict[str, Any], found: list[Tensor]
+    ) -> Any:
+        sources = tuple({id(tensor): tensor for tensor in found}.values())
+        inputs = sources
+        if len(sources) > 1:
+            # Aliases: one input may be computed from another, and a local derivative must not follow that path.
+            aliases = {id(tensor): tensor.view_as(tensor) for tensor in sources}
+            args, kwargs = _swap(args, aliases), _swap(kwargs, aliases)
+            inputs = tuple(aliases.values())
+        result = func(*args, **kwargs)
+        outputs = [t for t in (result if isinstance(result, list | tuple) else [result]) if isinstance(t, Tensor)]
+        outputs = [tensor for tensor in outputs if tensor.is_floating_point() and tensor.requires_grad]
+        if not outputs or any(out is tensor for out in outputs for tensor in sources):
+            return result
+        kind = kind_of(base, len(found))
+        on_image = all(id(tensor) in self._on_image for tensor in sources)
+        for tensor in outputs:
+            self.active[id(tensor)] = tensor
+            if on_image and kind in ("structure", "shift", "scale"):
+                self._on_image.add(id(tensor))
+        module, leaf = self._caller()
+        counts = tuple(sum(item is tensor for item in found) for tensor in sources)
+        name = self._unique(module if leaf and module else f"{module}:{base}" if module else base)
+        self.operations.append(
+            Operation(
+                name, kind, module, base, func, args, kwargs, sources, inputs, counts, tuple(outputs), on_image
+            )
+        )
+        return result
+
+    def _unique(self, name: str) -> str:
+        self._uses[name] = self._uses.get(name, 0) + 1
+        return name if self._uses[name] == 1 else f"{name}#{self._uses[name]}"
+
+    def _caller(self) -> tuple[str, bool]:
+        """The nearest module of the model on the call stack, and whether it is a leaf."""
+        frame = sys._getframe(2)
+        while frame is not None:
+            owner = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+            if owner is not None and id(owner) in self._names:
+                return self._names[id(owner)], id(owner) not in self._parents
+            frame = frame.f_back  # type: ignore[assignment]
+        return "", False
+
+
+def _swap(value: Any, aliases: dict[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return aliases.get(id(value), value)
+    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+        return type(value)(_swap(part, aliases) for part in value)
+    if isinstance(value, dict):
+        return {key: _swap(part, aliases) for key, part in value.items()}
+    return value
+
+
+@cache
+def _base_name(func: Callable[..., Any]) -> str:
+    """The function's plain name: "add" for `torch.Tensor.add_`, "T" for the property `torch.Tensor.T`."""
+    parts = (resolve_name(func) or getattr(func, "__name__", "unknown")).split(".")
+    name = parts[-2] if parts[-1] == "__get__" else parts[-1]
+    return name
+
+
+@cache
+def _signature(func: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        signature = inspect.signature(func)
+    except (TypeError, ValueError):
+        return None
+    return signature if "inplace" in signature.parameters else None
+
+
+def _inplace_form(
+    func: Callable[..., Any], base: str, args: Any, kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], str, Any, dict[str, Any]] | None:
+    """The out-of-place function, its name and arguments if this call edits its first argument, else None."""
+    signature = _signature(func)
+    if signature is not None:
+        bound = signature.bind(*args, **kwargs)
+        if not bound.arguments.get("inplace", False):
+            return None
+        values = dict(bound.arguments) | {"inplace": False}
+        first = next(iter(signature.parameters))
+        return func, base, (values.pop(first),), values
+    if base in ("__setitem__", "requires_grad_", "retain_grad") or kwargs.get("out") is not None:
+        if base == "requires_grad_":
+            return None
+        raise ValueError(
+            f"expected operations that return their result, got {base} that writes into a tensor; "
+            "build the tensor with torch.cat or torch.stack instead"
+        )
+    dunder = base.startswith("__i") and base.endswith("__") and base not in ("__init__", "__invert__")
+    if not dunder and (not base.endswith("_") or base.endswith("__")):
+        return None
+    plain = f"__{base[3:]}" if dunder else base[:-1]
+    function = getattr(torch.Tensor, plain, None) or getattr(torch.nn.functional, plain, None)
+    if function is None:
+        raise ValueError(f"expected an operation with an out-of-place form, got {base}; use one that returns its result")
+    return function, plain.strip("_") if dunder else plain, args, kwargs
