@@ -18,19 +18,21 @@ $(BIN)/python:
 		{ echo "expected Python 3.11 or newer as $(PYTHON); set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# -qq hides pip's warnings, not its errors.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@echo "installing into $(VENV); the first time takes some minutes"
+	$(PIP) install -qq --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install -qq --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 # Without their dependencies: torchvision would replace a CPU build of torch by one of several gigabytes.
 # What they import beyond ours is tqdm and click.
 $(VENV)/.peers: $(VENV)/.dev
-	$(PIP) install --quiet --constraint constraints.txt tqdm click
-	$(PIP) install --quiet --constraint constraints.txt --no-deps torchvision zennit captum
+	$(PIP) install -qq --constraint constraints.txt tqdm click
+	$(PIP) install -qq --constraint constraints.txt --no-deps torchvision zennit captum
 	@touch $@
 
 install: $(VENV)/.installed  ## create .venv and install the package

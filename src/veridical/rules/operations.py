@@ -55,8 +55,8 @@ class Operation:
     """One operation that a forward pass performed.
 
     Attributes:
-        name: unique in its trace: the module's dotted name, with `:function` where the module has children
-            or performs several operations, and `#2`, `#3` for repeated use.
+        name: unique in its trace: the dotted name of a module without children, "module:function" of code of others,
+            with `#2`, `#3` for repeated use.
         kind: convolution, linear, batch_norm, activation, max_pool, average_pool, structure, sum, shift,
             scale, product or unknown.
         module: dotted name of the module whose code performed it ("" for the model itself).

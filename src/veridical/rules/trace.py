@@ -183,7 +183,7 @@ class _Recorder(TorchFunctionMode):
                 self._on_image.add(id(tensor))
         module, leaf = self._caller()
         counts = tuple(sum(item is tensor for item in found) for tensor in sources)
-        name = self._unique(module if leaf and module else f"{module}:{base}" if module else base)
+        name = self._unique(module if leaf and module else f"{module}:{base}")
         self.operations.append(
             Operation(
                 name, kind, module, base, func, args, kwargs, sources, inputs, counts, tuple(outputs), on_image

@@ -1,0 +1,1 @@
+"""Speed side by side with the peers, as multiples of one forward pass of the same batch."""

@@ -1,0 +1,36 @@
+"""Measure all claims, or those named: `python -m benchmarks.run gradient zplus --threads 2`."""
+
+import argparse
+import warnings
+
+import torch
+
+from benchmarks import averages, gradient, manipulation, timing, zplus
+
+CLAIMS = {"gradient": gradient, "zplus": zplus, "averages": averages, "manipulation": manipulation}
+
+
+def main() -> int:
+    """Print and store the figures; 1 where a target is missed and --strict was given."""
+    parser = argparse.ArgumentParser(description="Speed side by side with the peers.")
+    parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"any of {', '.join(CLAIMS)}; all by default")
+    parser.add_argument("--rounds", type=int, default=0, help="runs of each rival, the fastest counts")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
+    options = parser.parse_args()
+    unknown = sorted(set(options.claims) - set(CLAIMS))
+    if unknown:
+        parser.error(f"expected any of {', '.join(CLAIMS)}, got {', '.join(unknown)}")
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    print(f"{torch.get_num_threads()} threads")
+    missed = 0
+    for name in options.claims or CLAIMS:
+        claims = CLAIMS[name].measure(**({"rounds": options.rounds} if options.rounds else {}))
+        timing.store(name, claims)
+        missed += sum(claim.kept is False for claim in claims)
+    return 1 if options.strict and missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

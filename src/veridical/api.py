@@ -1,0 +1,121 @@
+"""The functions that bring several parts together; `import veridical as vd` offers them all."""
+
+from pathlib import Path
+from typing import Any, Unpack
+
+from torch import Tensor, nn
+
+from veridical import attacks, faithfulness
+from veridical.attacks import Manipulation, ManipulationSettings
+from veridical.attributions import method as find_method
+from veridical.attributions import rule_coverage
+from veridical.audit import AuditOptions, AuditReport
+from veridical.audit import audit as run_audit
+from veridical.faithfulness import CascadingRandomization, CosineConvergence, RandomLogit
+from veridical.report import render
+from veridical.rules import Coverage
+from veridical.values import Explainer, Target
+
+
+def as_explainer(method: str | Explainer) -> Explainer:
+    """A built-in method's name, or any callable `(model, inputs, target) -> relevance`, as an explainer.
+
+    Raises:
+        ValueError: if no method has that name.
+        TypeError: if it is neither a name nor callable.
+    """
+    if isinstance(method, str):
+        return find_method(method)
+    if not callable(method):
+        raise TypeError(f"expected a method's name or a callable, got {type(method).__name__}")
+    return method
+
+
+def manipulate(
+    model: nn.Module,
+    inputs: Tensor,
+    target_map: Tensor,
+    *,
+    method: str | Explainer = "gradient",
+    target: Target = None,
+    **settings: Any,
+) -> Manipulation:
+    """Change images so that their maps become `target_map`, while the output stays (Dombrowski 2019, eq. 4).
+
+    Args:
+        model: the network; left as it was.
+        inputs: clean images (N, C, H, W).
+        target_map: maps aimed at (N, H, W), non-negative.
+        method: a built-in method's name or any differentiable explainer.
+        target: the explained class; None for the predicted one.
+        settings: fields of `veridical.attacks.ManipulationSettings` (steps, lr, factors, bounds, ...), and
+            `callback`, called with the steps done and the loss of each pair.
+
+    Returns:
+        The manipulated images and everything measured on the unmodified network.
+
+    Raises:
+        TypeError: where an argument is of the wrong type or no such setting exists.
+        ValueError: where a value does not fit; see `veridical.attacks.manipulate`.
+    """
+    callback = settings.pop("callback", None)
+    return attacks.manipulate(
+        model,
+        inputs,
+        target_map,
+        explainer=as_explainer(method),
+        target=target,
+        settings=ManipulationSettings(**settings),
+        callback=callback,
+    )
+
+
+def cosine_convergence(
+    model: nn.Module, inputs: Tensor, method: str | Explainer, **settings: Any
+) -> CosineConvergence:
+    """Cosine similarity convergence (Sixt 2020, section 3); see `veridical.faithfulness.cosine_convergence`."""
+    return faithfulness.cosine_convergence(model, inputs, as_explainer(method), **settings)
+
+
+def random_logit(
+    model: nn.Module, inputs: Tensor, method: str | Explainer, *, target: Target = None, **settings: Any
+) -> RandomLogit:
+    """Similarity to the map of a random other class; see `veridical.faithfulness.random_logit`."""
+    return faithfulness.random_logit(model, inputs, as_explainer(method), target=target, **settings)
+
+
+def cascading_randomization(
+    model: nn.Module, inputs: Tensor, method: str | Explainer, *, target: Target = None, **settings: Any
+) -> CascadingRandomization:
+    """Similarity as the parameters are randomized; see `veridical.faithfulness.cascading_randomization`."""
+    return faithfulness.cascading_randomization(model, inputs, as_explainer(method), target=target, **settings)
+
+
+def coverage(model: nn.Module, inputs: Tensor, method: str | Explainer) -> list[Coverage]:
+    """What a rule-based method does at every operation of the network, before any explanation is computed.
+
+    Returns:
+        One row an operation: its name, its kind, and "gradient", "modified" or "no rule".
+
+    Raises:
+        ValueError: if the method has no propagation rules.
+    """
+    return rule_coverage(model, inputs, as_explainer(method))
+
+
+def audit(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    out: str | Path | None = None,
+    preset: str = "quick",
+    target: Target = None,
+    seed: int = 0,
+    **options: Unpack[AuditOptions],
+) -> AuditReport:
+    """Every test on every method, and a verdict on each; see `veridical.audit.audit` for the arguments.
+
+    Where `out` is given, the run directory ends with `report.html`.
+    """
+    options.setdefault("render", render)
+    return run_audit(model, images, out=out, preset=preset, target=target, seed=seed, **options)

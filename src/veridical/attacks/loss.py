@@ -1,0 +1,118 @@
+"""Equation 4 of Dombrowski et al. 2019, one value a pair."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veridical.attacks.settings import ManipulationSettings
+from veridical.checks import check_logits
+from veridical.smoothing import BetaSchedule, BetaSmoothed, NoiseAveraged, SmoothedModel, explainer_name
+from veridical.tensors import sum_normalize
+from veridical.values import Explainer
+
+_DIFFERENTIABLE = ("lrp-zplus", "lrp-alpha", "deep-taylor")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays fixed while the images move.
+
+    Args:
+        model: the network to explain, unmodified.
+        explainer: the method under attack.
+        targets: the explained class of each pair (N,), that of the clean image throughout.
+        target_map: maps aimed at (N, H, W), each sums to 1.
+        logits: of the clean images on the unmodified network (N, K).
+        settings: the choices.
+        smooth: whether the optimization runs on softplus activations.
+    """
+
+    model: nn.Module
+    explainer: Explainer
+    targets: Tensor
+    target_map: Tensor
+    logits: Tensor
+    settings: ManipulationSettings
+    smooth: bool
+
+    def beta(self, step: int) -> float:
+        """The softplus beta of a step; infinite without smoothing."""
+        if not self.smooth:
+            return math.inf
+        return BetaSchedule(*self.settings.beta, self.settings.steps)(step)
+
+    def losses(self, images: Tensor, beta: float) -> Tensor:
+        """``F1 mean_pixels (h - ht)^2 + F2 mean_classes (g - g0)^2`` of each pair (N,).
+
+        Both terms are means, and h is normalized inside the loss. No pair's loss depends on another pair.
+        """
+        network = self.model if math.isinf(beta) else SmoothedModel(self.model, beta)
+        maps, logits = self._map_and_logits(network, images)
+        if logits is None:
+            chosen = network if self.settings.output_network == "shared" else self.model
+            logits = chosen(images)
+        map_error = (maps - self.target_map).square().mean((1, 2))
+        output_error = (self._output(logits) - self._output(self.logits)).square().mean(1)
+        return self.settings.map_factor(maps[0].numel()) * map_error + self.settings.factors[1] * output_error
+
+    def _map_and_logits(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The maps, and the logits where the method returns them from the same forward pass."""
+        shared: Any = getattr(self.explainer, "with_logits", None)
+        if shared is None or (self.smooth and self.settings.output_network == "unmodified"):
+            return saliency_map(self.explainer, network, images, self.targets), None
+        relevance, logits = shared(network, images, self.targets)
+        return to_map(relevance, images), logits
+
+    def _output(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1) if self.settings.output == "probability" else logits
+
+
+def saliency_map(explainer: Explainer, model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """``h = sum_channels |R|``, divided by its sum: (N, H, W), differentiable where the relevance is.
+
+    Raises:
+        ValueError: where the relevance does not have the shape of the images.
+    """
+    return to_map(explainer(model, images, target), images)
+
+
+def to_map(relevance: Tensor, images: Tensor) -> Tensor:
+    """Relevance (N, C, H, W) as non-negative maps (N, H, W) that sum to 1.
+
+    Raises:
+        ValueError: where the relevance does not have the shape of the images.
+    """
+    if relevance.shape != images.shape:
+        raise ValueError(
+            f"expected relevance of shape {tuple(images.shape)}, got {tuple(relevance.shape)}; the method "
+            "must return one value for each input value"
+        )
+    return sum_normalize(relevance.abs().sum(1))
+
+
+def needs_smoothing(explainer: Explainer) -> bool:
+    """Whether the map of a ReLU network has, to first order, a zero derivative under this method.
+
+    True for all but LRP, deep Taylor (their maps depend on the activations themselves) and methods that
+    run on softplus activations already.
+    """
+    if isinstance(explainer, BetaSmoothed):
+        return False
+    if isinstance(explainer, NoiseAveraged):
+        return needs_smoothing(explainer.explainer)
+    return not explainer_name(explainer).startswith(_DIFFERENTIABLE)
+
+
+def unmodified_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (N, K) of the network as it is, without gradients.
+
+    Raises:
+        ValueError: where they are not finite or not 2-D.
+    """
+    with torch.no_grad():
+        return check_logits(model(images.detach()), len(images))

@@ -1,0 +1,175 @@
+"""What a manipulation is told: the settings, and those that the paper used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from torch import Tensor
+
+Bound = float | Sequence[float] | Tensor
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]
+
+REFERENCE_PIXELS = 224 * 224
+"""The map size that the published factors belong to."""
+
+IMAGENET_BOUNDS: Bounds = (
+    (-2.117903930131004, -2.0357142857142856, -1.8044444444444445),
+    (2.2489082969432315, 2.428571428571429, 2.64),
+)
+"""Black and white after torchvision's ImageNet normalization, per channel."""
+
+
+@dataclass(frozen=True)
+class ManipulationSettings:
+    """Everything about the optimization of equation 4 (Dombrowski et al. 2019) that is a choice.
+
+    Args:
+        steps: steps of Adam; there is no early stop.
+        lr: learning rate in units of the network's (normalized) input.
+        factors: weights of the mean squared map difference and of the mean squared output change.
+        output: which output is held constant, "probability" or "logit". Factors belong to one of them:
+            the paper pairs 1e6 with probabilities and 10 with logits.
+        smoothing: "growth" runs on softplus_beta activations with growing beta, "off" on the network as it
+            is, "auto" chooses growth unless the method is LRP, deep Taylor, or smoothed already.
+        beta: first and last beta of the growth.
+        output_network: "shared" takes the output from the network that is explained, softplus while beta
+            grows (one forward pass, as the authors do); "unmodified" from the network itself (one more).
+        bounds: lowest and highest valid input, each one number or one per channel; None for no clamping.
+        rescale: multiply the map's factor by ``(pixels / 50176) ** 2``: published factors are for 224 x 224.
+        keep: "best" returns, for each pair, the evaluated iterate of the original class whose map on the
+            unmodified network correlates most with the target; "last" the last iterate, as the paper does.
+        every: steps between evaluations on the unmodified network, for the history and for "best".
+
+    Raises:
+        ValueError: where a number is out of range, a name unknown, or the bounds are reversed.
+    """
+
+    steps: int = 1500
+    lr: float = 1e-3
+    factors: tuple[float, float] = (1e11, 1e6)
+    output: Literal["probability", "logit"] = "probability"
+    smoothing: Literal["auto", "growth", "off"] = "auto"
+    beta: tuple[float, float] = (10.0, 100.0)
+    output_network: Literal["shared", "unmodified"] = "shared"
+    bounds: tuple[Bound, Bound] | None = None
+    rescale: bool = True
+    keep: Literal["best", "last"] = "best"
+    every: int = 50
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_names()
+        if self.bounds is not None:
+            object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
+
+    def _check_numbers(self) -> None:
+        for name, count in (("steps", self.steps), ("every", self.every)):
+            if count < 1:
+                raise ValueError(f"expected {name} of at least 1, got {count}; give a positive whole number")
+        for name, number in (("lr", self.lr), ("beta", self.beta[0]), ("beta", self.beta[1])):
+            if not (math.isfinite(number) and number > 0):
+                raise ValueError(f"expected a positive, finite {name}, got {number}; the paper used lr=1e-3")
+        if not all(math.isfinite(factor) and factor >= 0 for factor in self.factors):
+            raise ValueError(
+                f"expected two factors of 0 or more, got {self.factors}; the paper used (1e11, 1e6)"
+            )
+
+    def _check_names(self) -> None:
+        choices = {
+            "output": ("probability", "logit"),
+            "smoothing": ("auto", "growth", "off"),
+            "output_network": ("shared", "unmodified"),
+            "keep": ("best", "last"),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"expected {name} to be one of {known}, got {value!r}; choose one of them")
+
+    def limits(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The bounds as two tensors (1, C or 1, 1, 1) beside `like` (N, C, H, W); None without bounds.
+
+        Raises:
+            ValueError: where there are neither one nor C numbers.
+        """
+        if self.bounds is None:
+            return None
+        lower, upper = (like.new_tensor(bound).reshape(1, -1, 1, 1) for bound in self.bounds)
+        for bound in (lower, upper):
+            if bound.shape[1] not in (1, like.shape[1]):
+                raise ValueError(
+                    f"expected bounds of 1 or {like.shape[1]} channels, got {bound.shape[1]}; give one each"
+                )
+        return lower, upper
+
+    def map_factor(self, pixels: int) -> float:
+        """The weight of the map term for maps of that many pixels."""
+        return self.factors[0] * ((pixels / REFERENCE_PIXELS) ** 2 if self.rescale else 1.0)
+
+
+def _checked_bounds(bounds: tuple[Bound, Bound]) -> Bounds:
+    """Both bounds as tuples of floats, so that settings compare, hash and print."""
+    lower, upper = _floats(bounds[0]), _floats(bounds[1])
+    wide = max(len(lower), len(upper))
+    pairs = list(zip(_spread(lower, wide), _spread(upper, wide), strict=False))
+    if len(lower) not in (1, wide) or len(upper) not in (1, wide) or not pairs:
+        raise ValueError(
+            f"expected bounds of equal length, got {len(lower)} and {len(upper)}; one a channel each"
+        )
+    if not all(low < high for low, high in pairs):
+        raise ValueError(
+            f"expected lower bounds below upper ones, got {lower} and {upper}; swap or mend them"
+        )
+    return lower, upper
+
+
+def _floats(bound: Bound) -> tuple[float, ...]:
+    if isinstance(bound, Tensor):
+        return tuple(float(value) for value in bound.detach().flatten().tolist())
+    if isinstance(bound, Sequence):
+        return tuple(float(value) for value in bound)
+    return (float(bound),)
+
+
+def _spread(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return values * count if len(values) == 1 else values
+
+
+def _vgg(steps: int, lr: float) -> ManipulationSettings:
+    return ManipulationSettings(steps=steps, lr=lr, bounds=IMAGENET_BOUNDS)
+
+
+def _logit(steps: int, lr: float, beta: tuple[float, float] = (10.0, 100.0)) -> ManipulationSettings:
+    return ManipulationSettings(
+        steps=steps, lr=lr, factors=(1e11, 10.0), output="logit", beta=beta, bounds=IMAGENET_BOUNDS
+    )
+
+
+PRESETS: Mapping[str, ManipulationSettings] = MappingProxyType(
+    {
+        "table1-gradient": _vgg(1500, 1e-3),
+        "table1-gradient-x-input": _vgg(1500, 1e-3),
+        "table1-integrated-gradients": _vgg(500, 5e-3),
+        "table1-lrp": _vgg(1500, 2e-4),
+        "table1-guided-backprop": _vgg(1500, 1e-3),
+        "table1-pattern-attribution": _vgg(1500, 2e-3),
+        "table2-vgg16": _logit(1500, 1e-3),
+        "table2-alexnet": _logit(4000, 1e-3),
+        "table2-densenet121": _logit(2000, 5e-4, (30.0, 300.0)),
+        "table2-resnet18": _logit(2000, 1e-3),
+        "table4-gradient": _vgg(1500, 3e-3),
+        "table4-lrp": _vgg(1500, 3e-4),
+        "table5-gradient": _vgg(500, 2.5e-4),
+        "table5-gradient-x-input": _vgg(500, 2.5e-4),
+        "table5-integrated-gradients": _vgg(200, 2.5e-3),
+        "table5-lrp": _vgg(1500, 2e-4),
+        "table5-guided-backprop": _vgg(500, 5e-4),
+        "table5-pattern-attribution": _vgg(500, 5e-4),
+    }
+)
+"""Dombrowski et al. 2019, supplement, tables 1 (VGG-16), 2 (architectures, gradient method, logits held
+constant), 4 (attack on SmoothGrad with 10 samples) and 5 (attack on methods smoothed with beta = 0.8)."""

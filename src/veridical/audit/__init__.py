@@ -1,0 +1,41 @@
+"""The audit: runs every test on every method, and says which methods may be believed."""
+
+from veridical.attributions import methods as method_names
+from veridical.audit.plan import (
+    DEFAULT_METHODS,
+    DESCRIPTIONS,
+    PRESETS,
+    Preset,
+    Task,
+    describe,
+    find_methods,
+    find_tests,
+)
+from veridical.audit.policy import TEST_NAMES, Policy, PolicyError, TestPolicy, load_policy
+from veridical.audit.result import AuditReport
+from veridical.audit.run import AuditOptions, Progress, audit
+from veridical.audit.store import check_directory
+from veridical.audit.verdict import judge
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "DESCRIPTIONS",
+    "PRESETS",
+    "TEST_NAMES",
+    "AuditOptions",
+    "AuditReport",
+    "Policy",
+    "PolicyError",
+    "Preset",
+    "Progress",
+    "Task",
+    "TestPolicy",
+    "audit",
+    "check_directory",
+    "describe",
+    "find_methods",
+    "find_tests",
+    "judge",
+    "load_policy",
+    "method_names",
+]

@@ -1,0 +1,1 @@
+"""The command line: `veridical audit`, `explain`, `gate`, `report`, `methods`, `tests` and `models`."""

@@ -1,0 +1,62 @@
+"""`veridical explain`: the maps of some methods, without any test."""
+
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+
+from veridical.audit import PRESETS, find_methods
+from veridical.cli.errors import names, one_line_errors
+from veridical.cli.options import Device, Folder, Methods, Model, Weights, load_material
+from veridical.records import write_arrays, write_bytes
+
+Out = Annotated[Path, typer.Option("--out", help="The directory to write to.")]
+Target = Annotated[int | None, typer.Option("--target", help="The explained class; default: predicted.")]
+
+
+def command(  # noqa: PLR0913 - the options of a command line are its parameters
+    model: Model = "demo",
+    weights: Weights = None,
+    images: Folder = None,
+    methods: Methods = None,
+    out: Out = Path("veridical-maps"),
+    target: Target = None,
+    device: Device = "cpu",
+) -> None:
+    """Write the map of every image by every method, as safetensors and as PNG."""
+    with one_line_errors():
+        explainers = find_methods(names(methods), PRESETS["standard"])
+        material = load_material(model, weights, images, device)
+        for name, explainer in explainers.items():
+            relevance = np.concatenate(
+                [
+                    explainer(material.loaded.module, one, target).detach().cpu().float().numpy()
+                    for one in material.inputs.split(1)
+                ]
+            )
+            write_arrays(
+                out / f"{name}.safetensors",
+                {"relevance": relevance},
+                {"images": list(material.photographs.names)},
+            )
+            for image, values in zip(material.photographs.names, relevance.sum(1), strict=True):
+                stem = re.sub(r"[^A-Za-z0-9._-]", "_", image)
+                _write_picture(out / name / f"{stem}.png", values)
+            typer.echo(str(out / f"{name}.safetensors"))
+
+
+def _write_picture(path: Path, values: NDArray[np.float32]) -> None:
+    """A signed map in a diverging colormap centered on 0, a non-negative one in a sequential one."""
+    limit = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
+    signed = bool(values.min() < 0)
+    scaled = (values / limit + 1) / 2 if signed else values / limit
+    colors = colormaps["RdBu_r" if signed else "magma"](np.clip(scaled, 0, 1), bytes=True)
+    content = BytesIO()
+    Image.fromarray(colors[..., :3]).save(content, format="PNG")
+    write_bytes(path, content.getvalue())

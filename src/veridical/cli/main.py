@@ -1,0 +1,46 @@
+"""The list of commands."""
+
+from typing import Annotated
+
+import typer
+
+from veridical.cli import audit, explain, gate, methods, models, report, tests
+
+app = typer.Typer(
+    help="Find out which explanations of an image classifier you may believe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"veridical {version('veridical')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find out which explanations of an image classifier you may believe."""
+
+
+app.command("audit")(audit.command)
+app.command("explain")(explain.command)
+app.command("gate")(gate.command)
+app.command("report")(report.command)
+app.command("methods")(methods.command)
+app.command("tests")(tests.command)
+app.command("models")(models.command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

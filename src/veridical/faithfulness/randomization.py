@@ -1,0 +1,246 @@
+"""Cascading parameter randomization: does the map change when the network forgets what it learned?
+
+Adebayo et al. 2018; the protocol of Sixt et al. 2020, section 3. A map that stays the same while the layers
+are replaced by random ones cannot explain what those layers computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from veridical.checks import check_inputs, check_logits, evaluation_mode, nearest_names, resolve_target
+from veridical.faithfulness._weights import (
+    INITIALIZATIONS,
+    Unit,
+    assign,
+    copy_of,
+    random_states,
+    units,
+)
+from veridical.faithfulness.maps import (
+    Reduction,
+    check_method,
+    check_reduction,
+    default_reduction,
+    explained,
+    reduce_channels,
+)
+from veridical.metrics import MapSimilarity, SimilarityProtocol, map_similarity, protocol
+from veridical.values import Explainer, Target
+
+Order = Literal["cascading", "independent", "bottom-up"]
+ORDERS = ("cascading", "independent", "bottom-up")
+
+
+@dataclass(frozen=True)
+class RandomizationSettings:
+    """How the network is randomized and the maps are compared.
+
+    Attributes:
+        order: `"cascading"` randomizes from the output down and keeps what was randomized; `"bottom-up"` does
+            so from the input up; `"independent"` randomizes only the modules of one step at a time.
+        steps: None: every module with own parameters or buffers is a step. A number: that many steps, evenly
+            spaced, the first after one module, the last after all. Names of modules: one step for each, which
+            reaches down (or up) to and including that module and its children.
+        protocol: how two maps are compared, see `veridical.metrics.SimilarityProtocol`.
+        reduction: channel reduction; None is `default_reduction(method)`.
+        initialization: `"glorot"`, as Keras does by default: uniform Glorot kernels, zero biases, batch
+            normalization with gamma 1, beta 0, mean 0, variance 1; or `"module"`: the `reset_parameters` of
+            each module, and Glorot where there is none.
+        batch: images in one call of the method; None is all at once.
+        seed: of the random weights.
+    """
+
+    order: Order = "cascading"
+    steps: int | tuple[str, ...] | None = None
+    protocol: str | SimilarityProtocol = "sixt2020"
+    reduction: Reduction | None = None
+    initialization: Literal["glorot", "module"] = "glorot"
+    batch: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            TypeError: if steps is of another type.
+            ValueError: if a choice does not exist.
+        """
+        if self.order not in ORDERS:
+            raise ValueError(f"expected order {', '.join(ORDERS)}, got {self.order!r}; choose one of them")
+        if self.initialization not in INITIALIZATIONS:
+            known = ", ".join(INITIALIZATIONS)
+            raise ValueError(f"expected initialization {known}, got {self.initialization!r}; choose one")
+        if isinstance(self.steps, str | bool):
+            raise TypeError(f"expected steps as a number or names, got {self.steps!r}; use a tuple of names")
+        if isinstance(self.steps, int) and self.steps < 1:
+            raise ValueError(f"expected at least one step, got {self.steps}; None means every module")
+        if isinstance(self.steps, Sequence) and not self.steps:
+            raise ValueError("expected at least one module name, got an empty tuple; None means every module")
+        if self.reduction is not None:
+            check_reduction(self.reduction)
+        protocol(self.protocol)
+
+
+@dataclass(frozen=True, eq=False)
+class CascadingRandomization:
+    """Likeness of the maps of N images to those of the network randomized in S steps.
+
+    Attributes:
+        layers: the module that each step reaches, in the order of the steps.
+        similarity: float64 (S, N), SSIM under the protocol; NaN where a map was constant.
+        flipped: bool (S, N), True where the negative of the randomized map was more like the original.
+        maps: (S, N, H, W) of the randomized networks, after the channel reduction.
+        original: (N, H, W) of the network as it is.
+        target: LongTensor (N,), the explained class, fixed to that of the network as it is.
+        reduction: the channel reduction that was used.
+        settings: how it was measured.
+    """
+
+    layers: tuple[str, ...]
+    similarity: Tensor
+    flipped: Tensor
+    maps: Tensor
+    original: Tensor
+    target: Tensor
+    reduction: str
+    settings: RandomizationSettings
+
+
+def _evenly(count: int, points: int) -> list[int]:
+    """At most `points` increasing numbers from 1 to `count`, evenly spaced; `count` alone for one point."""
+    if points == 1:
+        return [count]
+    return sorted({1 + round(point * (count - 1) / (points - 1)) for point in range(points)})
+
+
+def _ends(ordered: list[Unit], steps: int | Sequence[str] | None) -> list[tuple[str, int]]:
+    """For each step its name and the number of units, counted in `ordered`, up to and including it.
+
+    Raises:
+        ValueError: if a name is no module with parameters, or the names are not in the order of the steps.
+    """
+    if steps is None:
+        steps = len(ordered)
+    if isinstance(steps, int):
+        return [(ordered[end - 1].name, end) for end in _evenly(len(ordered), steps)]
+    names = [unit.name for unit in ordered]
+    ends = []
+    for wanted in steps:
+        reached = [
+            end for end, name in enumerate(names, 1) if name == wanted or name.startswith(f"{wanted}.")
+        ]
+        if not reached:
+            raise ValueError(
+                f"expected the name of a module with parameters, got {wanted!r}; "
+                f"{nearest_names(wanted, names)}"
+            )
+        ends.append((wanted, reached[-1]))
+    numbers = [end for _, end in ends]
+    if any(later <= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+        raise ValueError(
+            f"expected module names in the order of randomization, got {list(steps)}; "
+            f"the order of the modules is {', '.join(names)}"
+        )
+    return ends
+
+
+def randomizable(model: nn.Module, inputs: Tensor) -> list[str]:
+    """Names of the modules with parameters or buffers of their own, the last executed first.
+
+    Args:
+        model: any module; a copy of it is run on the first image.
+        inputs: float (N, C, H, W).
+
+    Returns:
+        The names that `steps` of `cascading_randomization` understands, top of the network first.
+
+    Raises:
+        ValueError: if the model cannot be copied or the inputs are unusable.
+    """
+    check_inputs(inputs)
+    return [unit.name for unit in units(copy_of(model), inputs[:1].detach())]
+
+
+def _groups(model: nn.Module, inputs: Tensor, chosen: RandomizationSettings) -> tuple[list[str], list[Any]]:
+    """Names of the steps, and for each the states that it newly assigns."""
+    ordered = units(model, inputs[:1])
+    if not ordered:
+        raise ValueError("expected a model with parameters, got one without; there is nothing to randomize")
+    states = random_states(ordered, chosen.initialization, chosen.seed)
+    pairs = list(zip(ordered, states, strict=True))
+    if chosen.order == "bottom-up":
+        pairs.reverse()
+    ends = _ends([unit for unit, _ in pairs], chosen.steps)
+    groups = []
+    begin = 0
+    for _, end in ends:
+        groups.append([entry for _, state in pairs[begin:end] for entry in state])
+        begin = end
+    return [name for name, _ in ends], groups
+
+
+def cascading_randomization(
+    model: nn.Module, inputs: Tensor, method: Explainer, *, target: Target = None, **settings: Any
+) -> CascadingRandomization:
+    """Compare each map with the maps of the same network, randomized step by step.
+
+    The work is done on a deep copy: the model, its mode and the global random state stay as they are. Every
+    module draws from a generator of its own, so that layers of the same shape get different weights and the
+    weights do not depend on the choice of the steps. All parameters and floating point buffers are covered,
+    also those that belong to no layer.
+
+    Source: Adebayo et al. 2018; Sixt et al. 2020, section 3.
+
+    Args:
+        model: any module that maps images to logits (N, K).
+        inputs: float (N, C, H, W).
+        method: an explanation method.
+        target: explained class; None is the class that the network predicts before randomization.
+        settings: fields of `RandomizationSettings`: order, steps, protocol, reduction, initialization,
+            batch, seed.
+
+    Returns:
+        Similarities and maps for every step.
+
+    Raises:
+        TypeError: if the method is no callable or a setting does not exist.
+        ValueError: if a setting is out of range, a step names no module, or the model cannot be copied.
+    """
+    if isinstance(settings.get("steps"), list):
+        settings["steps"] = tuple(settings["steps"])
+    chosen = RandomizationSettings(**settings)
+    check_method(method)
+    check_inputs(inputs)
+    images = inputs.detach()
+    with evaluation_mode(model), torch.no_grad():
+        classes = resolve_target(check_logits(model(images), len(images)), target)
+    network = copy_of(model)
+    names, groups = _groups(network, images, chosen)
+    reduction = chosen.reduction or default_reduction(method)
+
+    def maps() -> Tensor:
+        return reduce_channels(explained(network, images, method, classes, chosen.batch), reduction)
+
+    original = maps()
+    randomized, scores = [], []
+    for group in groups:
+        before = assign(group)
+        randomized.append(maps())
+        scores.append(map_similarity(original, randomized[-1], chosen.protocol))
+        if chosen.order == "independent":
+            assign(before)
+    stacked = MapSimilarity(*(torch.stack(values) for values in zip(*scores, strict=True)))
+    return CascadingRandomization(
+        layers=tuple(names),
+        similarity=stacked.values,
+        flipped=stacked.flipped,
+        maps=torch.stack(randomized),
+        original=original,
+        target=classes,
+        reduction=reduction,
+        settings=chosen,
+    )

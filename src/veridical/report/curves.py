@@ -1,0 +1,99 @@
+"""Curves over layers as small PNG pictures (Matplotlib's Agg canvas, no pyplot state)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+INK = "#1f2328"
+FAINT = "#6b7280"
+LINE = "#1d5fa8"
+FLOOR = 1e-8
+TICKS = 7
+DPI = 180
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over layers with an optional interval and an optional dashed baseline."""
+
+    layers: Sequence[str]
+    values: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    baseline: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How the vertical axis is drawn."""
+
+    label: str
+    log: bool = False
+    limits: tuple[float, float] | None = None
+
+
+def curve_picture(curve: Curve, axis: Axis) -> str:
+    """Return the curve as a data URI of a palette PNG (900 x 540 pixels, white background)."""
+    figure = Figure(figsize=(5.0, 3.0), dpi=DPI, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw(axes, curve, axis)
+    _dress(axes, curve, axis)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(pixels[..., :3].copy())
+    buffer = io.BytesIO()
+    picture.quantize(32, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _draw(axes: Axes, curve: Curve, axis: Axis) -> None:
+    places = np.arange(len(curve.layers))
+    values = _floored(curve.values, axis)
+    if len(curve.low) == len(places) and np.isfinite(_floored(curve.low, axis)).any():
+        axes.fill_between(
+            places, _floored(curve.low, axis), _floored(curve.high, axis), color=LINE, alpha=0.2, lw=0
+        )
+    if len(curve.baseline) == len(places) and np.isfinite(_floored(curve.baseline, axis)).any():
+        axes.plot(places, _floored(curve.baseline, axis), "--", color=FAINT, lw=1.4, label="random vectors")
+        axes.plot([], [], color=LINE, lw=2, label="this method")
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
+    axes.plot(places, values, color=LINE, lw=2, marker="o", ms=3.5 if len(places) < 30 else 2)
+
+
+def _dress(axes: Axes, curve: Curve, axis: Axis) -> None:
+    if axis.log:
+        axes.set_yscale("log")
+    if axis.limits is not None:
+        axes.set_ylim(*axis.limits)
+    count = len(curve.layers)
+    shown = np.unique(np.linspace(0, count - 1, min(count, TICKS)).round().astype(int))
+    axes.set_xticks(shown, [_short(curve.layers[place]) for place in shown], rotation=30, ha="right")
+    axes.set_xlim(-0.5, max(count - 0.5, 0.5))
+    axes.set_ylabel(axis.label, fontsize=10, color=INK)
+    axes.tick_params(labelsize=9, colors=INK, length=3)
+    axes.minorticks_off()
+    axes.grid(axis="y", color="#d9dde3", lw=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9aa3ad")
+
+
+def _floored(values: Sequence[float], axis: Axis) -> np.ndarray:
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.where(numbers < FLOOR, FLOOR, numbers) if axis.log else numbers
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f"…{name[-17:]}"

@@ -1,0 +1,214 @@
+"""Numbers and tests in plain words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+NOT_MEASURED = "not measured"
+
+# What a value must be in order to pass, by the direction that is stored.
+DIRECTIONS = {
+    "fails above": "below",
+    "fails below": "above",
+    "above": "above",
+    "below": "below",
+    "at most": "at most",
+    "at least": "at least",
+    "<": "below",
+    "<=": "at most",
+    ">": "above",
+    ">=": "at least",
+}
+
+STATISTICS = {
+    "median_ssim": "median similarity (SSIM)",
+    "ssim": "similarity (SSIM)",
+    "median_cosine": "median |cosine|",
+    "mean_cosine": "mean |cosine|",
+    "one_minus_median_cosine": "1 − median |cosine|",
+    "random_baseline": "|cosine| of random vectors",
+    "pcc_to_target": "correlation with the target map",
+    "pcc_to_original": "correlation with the original map",
+    "ssim_to_target": "SSIM to the target map",
+    "ssim_to_original": "SSIM to the original map",
+    "pcc_margin": "correlation with the target map minus that with the original map",
+    "linf": "largest pixel change (of 1)",
+    "l2": "Euclidean size of the change",
+    "psnr": "PSNR of the image (dB)",
+    "probability_change": "change of the class probability",
+    "class_kept": "predicted class kept",
+}
+
+PASSED: dict[bool | None, tuple[str, str, str]] = {
+    True: ("yes", "✓", "passed"),
+    False: ("no", "✗", "failed"),
+    None: ("open", "○", "open"),
+}
+
+VERDICTS = {
+    "believable": ("yes", "✓", "believable"),
+    "not believable": ("no", "✗", "not believable"),
+    "not decided": ("open", "○", "not decided"),
+}
+
+
+@dataclass(frozen=True)
+class TestText:
+    """What one test asks, does and means, for a reader who does not know it."""
+
+    __test__ = False  # not a test case for pytest
+
+    title: str
+    question: str
+    what: str
+    reading: str
+    paper: str
+
+
+TESTS = {
+    "random-logit": TestText(
+        title="Other class",
+        question="Does the map depend on the class that it is said to explain?",
+        what=(
+            "Each photograph is explained twice: once for its own class, and once for a class drawn at "
+            "random from all the others. The two maps are compared by structural similarity (SSIM)."
+        ),
+        reading=(
+            "SSIM is 1 where two maps are the same picture and near 0 where they share no structure. A map "
+            "that stays the same for an unrelated class cannot be telling why this class was chosen."
+        ),
+        paper="Sixt, Granz and Landgraf, When Explanations Lie, ICML 2020",
+    ),
+    "cascading-randomization": TestText(
+        title="Randomized network",
+        question="Does the map depend on what the network has learned?",
+        what=(
+            "The learned weights are replaced by random ones, step by step from the last layer down to the "
+            "first, and the map is made anew after every step. Each map is compared with the original by "
+            "SSIM."
+        ),
+        reading=(
+            "A network with random upper layers no longer knows any class. If the map survives that, it "
+            "shows something about the picture or about the lower layers, such as edges, and not the "
+            "decision."
+        ),
+        paper=(
+            "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018; protocol of Sixt et al., ICML "
+            "2020"
+        ),
+    ),
+    "cosine-convergence": TestText(
+        title="Converging directions",
+        question="Does the method forget where it started on its way down the network?",
+        what=(
+            "The method is started from several random vectors at an upper layer and carried down to the "
+            "input. At every layer the absolute cosine of the angle between the results is measured, for "
+            "all pairs."
+        ),
+        reading=(
+            "A cosine of 1 means that the results point the same way whatever they started from, so that "
+            "the information of the upper layers is lost. Random vectors of the same length give the "
+            "baseline."
+        ),
+        paper="Sixt, Granz and Landgraf, When Explanations Lie, ICML 2020",
+    ),
+    "manipulation": TestText(
+        title="Manipulation",
+        question="Can the map be changed at will without a visible change of the picture?",
+        what=(
+            "A small change of the photograph is searched for that makes its map look like the map of "
+            "another photograph, while the output of the network is held where it was. The result is "
+            "measured on the unmodified network."
+        ),
+        reading=(
+            "If the new map correlates more with the foreign target than with the original, somebody who "
+            "supplies the picture can dictate the explanation."
+        ),
+        paper="Dombrowski et al., Explanations Can Be Manipulated and Geometry Is to Blame, NeurIPS 2019",
+    ),
+}
+
+
+def number(value: float | None) -> str:
+    """Write a number with about three digits; NaN and None are "not measured".
+
+    Values just below 1 keep the digits that tell them from 1.
+
+    >>> number(0.12345), number(float("nan")), number(0.99951), number(-0.00002)
+    ('0.123', 'not measured', '0.99951', '−2.0 × 10⁻⁵')
+    >>> number(0.014712), number(224), number(12.3456)
+    ('0.015', '224', '12.3')
+    """
+    if value is None or math.isnan(value):
+        return NOT_MEASURED
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    sign = "−" if value < 0 else ""
+    if size == 0 or size == int(size) < 1e6:
+        return f"{sign}{int(size):,}"
+    if size < 1e-3 or size >= 1e6:
+        return sign + _scientific(size)
+    if 0.99 < size < 1:
+        digits = min(9, 1 + math.ceil(-math.log10(1 - size)))
+        return sign + f"{size:.{digits}f}".rstrip("0")
+    if size < 1:
+        return sign + f"{size:.{3 if size >= 0.01 else 4}f}".rstrip("0")
+    return sign + (f"{size:.3g}" if size < 1000 else f"{size:,.0f}")
+
+
+def interval(low: float, high: float) -> str:
+    """Write an interval, or nothing where it was not measured."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f"{number(low)} to {number(high)}"
+
+
+def limit(direction: str, threshold: float) -> str:
+    """Write what a value must be in order to pass."""
+    if math.isnan(threshold):
+        return ""
+    return f"{DIRECTIONS.get(direction.strip().lower(), direction)} {number(threshold)}"
+
+
+def statistic(name: str) -> str:
+    """Write the name of a statistic in words."""
+    if name in STATISTICS:
+        return STATISTICS[name]
+    bare = name.removeprefix("median_")
+    if bare in STATISTICS:
+        return f"median {STATISTICS[bare]}"
+    return name.replace("_", " ")
+
+
+def explain_test(name: str, description: str = "") -> TestText:
+    """Return the explanation of a test; for a test that is not known here, its own description."""
+    if name in TESTS:
+        return TESTS[name]
+    title = name.replace("-", " ").capitalize()
+    return TestText(title, question="", what=description, reading="", paper="")
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Write a count with its noun.
+
+    >>> counted(1, "photograph"), counted(3, "photograph")
+    ('1 photograph', '3 photographs')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def joined(parts: list[str]) -> str:
+    """Join words as in a sentence.
+
+    >>> joined(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(([", ".join(parts[:-1])] if parts[:-1] else []) + parts[-1:])
+
+
+def _scientific(size: float) -> str:
+    mantissa, exponent = f"{size:.1e}".split("e")
+    superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{superscript}"

@@ -1,0 +1,94 @@
+"""Which call is a ReLU, and the smooth function that takes its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+THRESHOLD = 20.0
+"""Above ``beta * x = THRESHOLD`` softplus is exactly x (torch's default): its curvature is 0 there."""
+
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "relu": ("input", "inplace"),
+    "relu6": ("input", "inplace"),
+    "hardtanh": ("input", "min_val", "max_val", "inplace"),
+    "clamp": ("input", "min", "max"),
+    "clip": ("input", "min", "max"),
+    "clamp_min": ("input", "min"),
+    "threshold": ("input", "threshold", "value", "inplace"),
+}
+
+
+@dataclass(frozen=True)
+class Rectification:
+    """One call that computes ``min(max(x, 0), ceiling)``.
+
+    Args:
+        input: the tensor that the call is given.
+        ceiling: 6 for ReLU6, infinity for ReLU.
+        inplace: whether the call overwrites its input.
+    """
+
+    input: Tensor
+    ceiling: float
+    inplace: bool
+
+    def smooth(self, beta: float) -> Tensor:
+        """``softplus_beta(x)``, less ``softplus_beta(x - ceiling)`` where there is a ceiling."""
+        if math.isinf(self.ceiling):
+            return functional.softplus(self.input, beta, THRESHOLD)
+        return smooth_relu6(self.input, beta, self.ceiling)
+
+
+def smooth_relu6(input: Tensor, beta: float, ceiling: float = 6.0) -> Tensor:
+    """``softplus_beta(x) - softplus_beta(x - ceiling)``, of any shape.
+
+    One overridable operation, so that function modes further out see one activation and not a difference:
+    a rule that rectifies the backward signal must not see the two halves.
+    """
+    if has_torch_function_unary(input):
+        result: Tensor = handle_torch_function(smooth_relu6, (input,), input, beta, ceiling)
+        return result
+    upper = functional.softplus(input - ceiling, beta, THRESHOLD)
+    return functional.softplus(input, beta, THRESHOLD) - upper
+
+
+def rectification(
+    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Rectification | None:
+    """The call as a `Rectification`, or None where it is anything else.
+
+    Functions are known by name, so the function of `torch`, of `torch.nn.functional`, the tensor method
+    and the ATen operator of an exported program are all found.
+    """
+    written = str(getattr(func, "__name__", "")).split(".")[0]
+    name = written.strip("_")
+    if name not in _PARAMETERS:
+        return None
+    given: dict[str, Any] = dict(zip(_PARAMETERS[name], args, strict=False)) | dict(kwargs)
+    given.setdefault("input", given.pop("self", None))
+    ceiling = _ceiling(name, given)
+    if ceiling is None or not isinstance(given["input"], Tensor) or given.get("out") is not None:
+        return None
+    return Rectification(given["input"], ceiling, written.endswith("_") or bool(given.get("inplace", False)))
+
+
+def _ceiling(name: str, given: Mapping[str, Any]) -> float | None:
+    """The upper limit of a call whose lower limit is 0; None where the lower limit is not 0."""
+    low, high = {
+        "relu": (0.0, math.inf),
+        "relu6": (0.0, 6.0),
+        "hardtanh": (given.get("min_val", -1.0), given.get("max_val", 1.0)),
+        "threshold": (given.get("threshold"), math.inf if given.get("value") == 0 else None),
+    }.get(name, (given.get("min"), given.get("max", None)))
+    if name in {"clamp", "clip", "clamp_min"} and high is None:
+        high = math.inf
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return None
+    return float(high) if low == 0 and high > 0 else None

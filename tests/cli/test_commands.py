@@ -1,0 +1,131 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from veridical.cli.main import app
+
+NETWORK = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+"""
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    (tmp_path / "tinymodule.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tinymodule", raising=False)
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(5):
+        pixels = generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photographs / f"{index}.png")
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+def arguments(tmp_path, *more):
+    return ("audit", "--model", "tinymodule:small", "--images", tmp_path / "photographs", "--methods",
+            "gradient", "--tests", "random-logit", "--out", tmp_path / "run", *more)  # fmt: skip
+
+
+def test_audit_ends_with_the_path_of_the_report(call, tmp_path):
+    result = call(*arguments(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip().splitlines()[-1] == str(tmp_path / "run" / "report.html")
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "gradient" in result.stdout
+    again = call("report", tmp_path / "run")
+    assert again.exit_code == 0 and again.stdout.strip() == str(tmp_path / "run" / "report.html")
+
+
+def test_gate_exits_by_its_policy(call, tmp_path):
+    call(*arguments(tmp_path))
+    policy = tmp_path / "policy.toml"
+    text = 'name = "x"\n[tests.random-logit]\nstatistic = "median_ssim"\nthreshold = {}\nsource = "s"\n'
+    policy.write_text(text.format("1.5"))
+    passed = call("gate", tmp_path / "run", "--policy", policy)
+    policy.write_text(text.format("-1.5"))
+    failed = call("gate", tmp_path / "run", "--policy", policy)
+    policy.write_text('methods = ["lrp-z"]\n' + text.format("1.5"))
+    unknown = call("gate", tmp_path / "run", "--policy", policy)
+    assert [passed.exit_code, failed.exit_code, unknown.exit_code] == [0, 1, 2], failed.output
+    assert "FAIL gradient" in failed.stdout and "lrp-z" in unknown.stderr
+
+
+def test_an_interrupt_exits_with_130_and_says_how_to_go_on(call, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("veridical.audit.run.measure", interrupted)
+    result = call(*arguments(tmp_path))
+    assert result.exit_code == 130 and "run the same command again" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--methods", "lrp-zpluss"), "did you mean lrp-zplus"),
+        (("--tests", "random"), "random-logit"),
+        (("--preset", "quik"), "did you mean quick"),
+        (("--executor", "ray"), "got 'ray'"),
+        (("--device", "abacus"), "abacus"),
+        (("--policy", "/nowhere.toml"), "/nowhere.toml"),
+        (("--images", "/nowhere"), "/nowhere"),
+        (("--model", "tinymodule:nothing"), "nothing"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(more, message, call, tmp_path):
+    result = call(*arguments(tmp_path, *more))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr and result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_something_else_is_refused(call, tmp_path):
+    result = call(*arguments(tmp_path, "--out", tmp_path / "photographs"))
+    assert result.exit_code == 2 and "0.png" in result.stderr
+
+
+def test_explain_writes_maps_and_pictures(call, tmp_path):
+    result = call("explain", "--model", "tinymodule:small", "--images", tmp_path / "photographs",
+                  "--methods", "gradient,lrp-zplus", "--out", tmp_path / "maps")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    from veridical.records import read_arrays
+
+    arrays, metadata = read_arrays(tmp_path / "maps" / "lrp-zplus.safetensors")
+    assert arrays["relevance"].shape[:2] == (5, 3) and len(metadata["images"]) == 5
+    with Image.open(tmp_path / "maps" / "gradient" / "0.png.png") as picture:
+        assert picture.size == arrays["relevance"].shape[:1:-1]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("methods", "lrp-zplus"), ("tests", "random-logit"), ("models", "demo")]
+)
+def test_lists(command, name, call):
+    assert name in call(command).stdout
+    entries = json.loads(call(command, "--json").stdout)
+    assert name in [entry["name"] for entry in entries] and all(entry["description"] for entry in entries)
+
+
+def test_the_random_state_is_as_before(call, tmp_path):
+    state = torch.get_rng_state()
+    call(*arguments(tmp_path))
+    assert torch.equal(torch.get_rng_state(), state)

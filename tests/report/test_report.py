@@ -1,0 +1,165 @@
+"""The page says what the run stored, is whole, and is the same for the same files."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from veridical.records import RecordError, read_run, read_scores, write_run, write_scores
+from veridical.report import render
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects what the checks need, and whether every element is closed where it should be."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.headings, self.images, self.links, self.cells, self.ids = [], [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "th":
+            self.cells.append(found.get("scope"))
+        if tag == "img":
+            self.images.append(found)
+        self.links += [found[key] for key in ("href", "src") if key in found]
+        self.ids += [found["id"]] if "id" in found else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def text(example):
+    return render(example).read_text(encoding="utf-8")
+
+
+def test_the_page_lies_beside_the_run_and_nothing_else_is_left(run_directory):
+    before = {path.name for path in run_directory.iterdir()}
+    assert render(str(run_directory)) == run_directory / "report.html"
+    assert {path.name for path in run_directory.iterdir()} == before | {"report.html"}
+
+
+def test_the_same_files_give_the_same_bytes(run_directory):
+    first = render(run_directory).read_bytes()
+    assert render(run_directory).read_bytes() == first
+
+
+def test_the_answer_comes_first(text):
+    assert "<h1>1 of 3 explanation methods may be believed</h1>" in text
+    assert text.index("<h1>") < text.index("<table")
+
+
+def test_the_page_is_self_contained_and_well_formed(text):
+    page = Page(text)
+    assert page.open == []
+    assert page.images
+    outside = [link for link in page.links if not link.startswith(("data:", "#"))]
+    assert outside == []
+    assert "<script" not in text and "@import" not in text and "url(" not in text
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_the_page_can_be_read_without_seeing_it(text):
+    page = Page(text)
+    assert '<html lang="en">' in text
+    assert page.headings[0] == 1 and page.headings.count(1) == 1
+    steps = [later - earlier for earlier, later in zip(page.headings, page.headings[1:], strict=False)]
+    assert max(steps) <= 1
+    assert all(image["alt"] for image in page.images)
+    assert set(page.cells) == {"col", "row"}
+    assert text.count("<table") == text.count("<caption>")
+
+
+def test_every_method_test_and_photograph_is_named(run_directory, text):
+    run = read_run(run_directory)
+    for name in [
+        *run.methods,
+        *(image.name for image in run.images),
+        *(image.sha256 for image in run.images),
+    ]:
+        assert name in text
+    assert text.count("<h4>Manipulation</h4>") == len(run.methods)
+    assert "0.31" in text and "SSIM 0.31" in text
+    assert "Sixt et al. 2020, section 5" in text
+    assert "target.png" in text
+
+
+def test_skipped_and_unmeasured_are_said(text):
+    assert "it is not differentiable" in text
+    assert "not measured" in text
+    assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", text), re.IGNORECASE)
+
+
+def test_names_are_escaped(run_directory):
+    run = read_run(run_directory)
+    run.model.name = "<script>alert(1)</script>"
+    write_run(run_directory, run)
+    text = render(run_directory).read_text(encoding="utf-8")
+    assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_an_unfinished_run_without_maps_scores_or_verdicts_has_a_page(run_directory):
+    run = read_run(run_directory)
+    run.finished, run.verdicts = False, {}
+    write_run(run_directory, run)
+    write_scores(run_directory, [])
+    for path in (run_directory / "maps").rglob("*.safetensors"):
+        path.unlink()
+    text = render(run_directory).read_text(encoding="utf-8")
+    assert "not finished" in text and "None of the 3" in text
+    assert Page(text).open == []
+
+
+def test_scores_that_were_not_measured_have_a_page(run_directory):
+    rows = [row.__class__(**{**row.__dict__, "value": math.nan}) for row in read_scores(run_directory)]
+    write_scores(run_directory, rows)
+    assert Page(render(run_directory).read_text(encoding="utf-8")).open == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "scores.parquet"])
+def test_a_missing_file_is_named(run_directory, name):
+    (run_directory / name).unlink()
+    with pytest.raises(RecordError, match=re.escape(name)):
+        render(run_directory)
+    assert not (run_directory / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "scores.parquet", "maps/gradient.safetensors"])
+def test_a_broken_file_is_named(run_directory, name):
+    (run_directory / name).write_bytes(b"broken")
+    with pytest.raises(RecordError, match=re.escape(name)):
+        render(run_directory)
+
+
+def test_a_wrong_field_is_named(run_directory):
+    document = json.loads((run_directory / "run.json").read_text())
+    document["images"][0]["width"] = "wide"
+    (run_directory / "run.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match="width"):
+        render(run_directory)
+
+
+def test_a_broken_run_keeps_the_old_page(run_directory):
+    before = render(run_directory).read_bytes()
+    (run_directory / "run.json").unlink()
+    with pytest.raises(RecordError):
+        render(run_directory)
+    assert (run_directory / "report.html").read_bytes() == before
+
+
+def test_no_torch_is_needed():
+    code = "import sys; import veridical.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
