@@ -1,6 +1,7 @@
 """Measure all claims, or those named: `python -m benchmarks.run gradient zplus --threads 2`."""
 
 import argparse
+import os
 import warnings
 
 import torch
@@ -15,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Speed side by side with the peers.")
     parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"any of {', '.join(CLAIMS)}; all by default")
     parser.add_argument("--rounds", type=int, default=0, help="runs of each rival, the fastest counts")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
     options = parser.parse_args()
     unknown = sorted(set(options.claims) - set(CLAIMS))

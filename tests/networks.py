@@ -46,7 +46,7 @@ class Sequential(nn.Module):
 
 
 class Residual(nn.Module):
-    """Functional ReLU, one ReLU module used twice, in-place ReLU and addition, padding, batch normalization."""
+    """Functional, in-place and reused ReLU, in-place addition, padding, batch normalization."""
 
     def __init__(self) -> None:
         super().__init__()

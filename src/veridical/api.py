@@ -73,7 +73,7 @@ def manipulate(
 def cosine_convergence(
     model: nn.Module, inputs: Tensor, method: str | Explainer, **settings: Any
 ) -> CosineConvergence:
-    """Cosine similarity convergence (Sixt 2020, section 3); see `veridical.faithfulness.cosine_convergence`."""
+    """Cosine similarity convergence (Sixt 2020, 3); see `veridical.faithfulness.cosine_convergence`."""
     return faithfulness.cosine_convergence(model, inputs, as_explainer(method), **settings)
 
 
@@ -88,7 +88,9 @@ def cascading_randomization(
     model: nn.Module, inputs: Tensor, method: str | Explainer, *, target: Target = None, **settings: Any
 ) -> CascadingRandomization:
     """Similarity as the parameters are randomized; see `veridical.faithfulness.cascading_randomization`."""
-    return faithfulness.cascading_randomization(model, inputs, as_explainer(method), target=target, **settings)
+    return faithfulness.cascading_randomization(
+        model, inputs, as_explainer(method), target=target, **settings
+    )
 
 
 def coverage(model: nn.Module, inputs: Tensor, method: str | Explainer) -> list[Coverage]:

@@ -82,7 +82,9 @@ def resolve_target(logits: Tensor, target: Target) -> Tensor:
     outside = (resolved < 0) | (resolved >= classes)
     if bool(outside.any()):
         value = int(resolved[outside][0])
-        raise ValueError(f"expected a target in 0..{classes - 1}, got {value}; the model has {classes} classes")
+        raise ValueError(
+            f"expected a target in 0..{classes - 1}, got {value}; the model has {classes} classes"
+        )
     return resolved
 
 

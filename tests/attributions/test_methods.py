@@ -40,7 +40,9 @@ def test_integrated_gradients_are_complete() -> None:
 
 def test_integrated_gradients_do_not_depend_on_the_batch_size() -> None:
     model, x = seeded(Residual), images(3)
-    results = [explain(model, x, 1, method="integrated-gradients", steps=7, batch=batch) for batch in (1, 6, 100)]
+    results = [
+        explain(model, x, 1, method="integrated-gradients", steps=7, batch=batch) for batch in (1, 6, 100)
+    ]
     torch.testing.assert_close(results[0], results[1])
     torch.testing.assert_close(results[0], results[2])
 
@@ -66,6 +68,7 @@ def test_guided_backprop_and_deconvnet_by_hand() -> None:
     z2 = model.depthwise(F.relu6(z1))
     start = model.head.weight[1].view(1, -1, 1, 1).expand(2, -1, 8, 8) / 64
     for name in ("guided-backprop", "deconvnet"):
+
         def rectified(r, z, name=name):
             return r.clamp(min=0) * (((z > 0) & (z < 6)) if name == "guided-backprop" else 1)
 
@@ -137,7 +140,7 @@ def test_names_and_options_are_checked() -> None:
         method("deep-taylor", bounds=(1.0, 0.0))
     with pytest.raises(ValueError, match="epsilon of 0 or more"):
         method("lrp-epsilon", epsilon=-1.0)
-    with pytest.raises(ValueError, match='got "?\'?half'):
+    with pytest.raises(ValueError, match="got \"?'?half"):
         method("lrp-zplus", bias="half")
 
 

@@ -64,7 +64,12 @@ def state(model: nn.Module) -> tuple:
         {name: value.clone() for name, value in model.state_dict().items()},
         [(p.requires_grad, p.grad) for p in model.parameters()],
         [module.training for module in model.modules()],
-        [len(vars(module)[h]) for module in model.modules() for h in sorted(vars(module)) if h.endswith("_hooks")],
+        [
+            len(vars(module)[h])
+            for module in model.modules()
+            for h in sorted(vars(module))
+            if h.endswith("_hooks")
+        ],
         [sorted(vars(module)) for module in model.modules()],
         torch.get_rng_state(),
     )

@@ -43,7 +43,7 @@ def test_zplus_conserves_relevance_in_every_stage(subject) -> None:
     trace = record(model, x[:4])
     start = class_start(trace, trace.logits.argmax(1), "one")
     # Behind the last operation of a block, and of the network's stem, all relevance passes through one tensor.
-    ends = [name for name in trace.names if name.endswith(("relu#2",))] + ["relu"]
+    ends = [name for name in trace.names if name.endswith("relu#2") or name in ("relu", ":relu")]
     layers = propagate(trace, method("lrp-zplus").rules, start, keep=ends).layers
     assert len(layers) == 10
     for name, relevance in layers.items():

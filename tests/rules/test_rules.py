@@ -129,7 +129,9 @@ def test_zplus_is_conserved_wherever_its_denominators_are_positive() -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_several_starting_vectors_equal_one_at_a_time(name: str, network: str) -> None:
     trace, rules = record(NETWORKS[network](), images()), method(name).rules
-    start = torch.randn(4, *trace.logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    start = torch.randn(
+        4, *trace.logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
     together = propagate(trace, rules, start, keep="all")
     for i in range(4):
         alone = propagate(trace, rules, start[i : i + 1], keep="all")
@@ -150,7 +152,9 @@ def test_relevance_can_start_at_any_layer() -> None:
 
 def test_what_the_start_does_not_reach_is_absent() -> None:
     trace, rules = record(seeded(Residual), images()), method("gradient").rules
-    result = propagate(trace, rules, torch.ones(1, *trace.operation("norm").output.shape).double(), at="norm", keep="all")
+    result = propagate(
+        trace, rules, torch.ones(1, *trace.operation("norm").output.shape).double(), at="norm", keep="all"
+    )
     assert set(result.layers) == {":pad", "stem", "norm"}
 
 
@@ -181,10 +185,14 @@ class Attention(nn.Module):
 def test_an_operation_without_a_rule_is_an_error_with_the_way_out() -> None:
     model, x = seeded(Attention), images()
     for name in ("lrp-zplus", "guided-backprop"):
-        with pytest.raises(UnsupportedOperation, match="matmul .called from the model itself.*overrides") as caught:
+        with pytest.raises(
+            UnsupportedOperation, match="matmul .called from the model itself.*overrides"
+        ) as caught:
             method(name)(model, x)
         assert '(("matmul", "gradient"),)' in str(caught.value)
-    relevance = method("guided-backprop", overrides=(("matmul", "gradient"), ("softmax", "gradient")))(model, x)
+    relevance = method("guided-backprop", overrides=(("matmul", "gradient"), ("softmax", "gradient")))(
+        model, x
+    )
     assert relevance.shape == x.shape
     method("gradient")(model, x)
 
@@ -204,8 +212,15 @@ def test_a_modified_method_that_modifies_nothing_is_refused() -> None:
 
 
 def test_coverage_says_beforehand_what_a_rule_touches() -> None:
-    rows = {row.name: row.treatment for row in rule_coverage(seeded(Residual), images(), method("guided-backprop"))}
-    assert {name for name, treatment in rows.items() if treatment == "modified"} == {"relu", ":relu", "relu#2"}
+    rows = {
+        row.name: row.treatment
+        for row in rule_coverage(seeded(Residual), images(), method("guided-backprop"))
+    }
+    assert {name for name, treatment in rows.items() if treatment == "modified"} == {
+        "relu",
+        ":relu",
+        "relu#2",
+    }
     rows = {row.name: row.treatment for row in rule_coverage(seeded(Attention), images(), method("lrp-z"))}
     assert rows[":matmul"] == rows[":softmax"] == "no rule"
     with pytest.raises(ValueError, match="with propagation rules"):
@@ -243,8 +258,12 @@ def test_residual_relevance_can_be_clipped_as_sixts_code_does() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize(("padding", "dilation", "groups", "kernel"), [(0, 1, 1, 3), (2, 2, 1, 3), (1, 1, 2, 4)])
-def test_the_transposed_convolution_is_the_convolutions_gradient(stride, padding, dilation, groups, kernel) -> None:
+@pytest.mark.parametrize(
+    ("padding", "dilation", "groups", "kernel"), [(0, 1, 1, 3), (2, 2, 1, 3), (1, 1, 2, 4)]
+)
+def test_the_transposed_convolution_is_the_convolutions_gradient(
+    stride, padding, dilation, groups, kernel
+) -> None:
     class One(nn.Module):
         def __init__(self) -> None:
             super().__init__()

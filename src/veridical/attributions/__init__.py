@@ -107,7 +107,9 @@ def method(name: str, *, convention: str | None = None, **options: Any) -> Expla
     known = {field.name for field in fields(build)} - {"label"}  # type: ignore[arg-type]
     unknown = sorted(set(options) - known)
     if unknown:
-        raise TypeError(f"expected options of {name}, got {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        raise TypeError(
+            f"expected options of {name}, got {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+        )
     return build(**{**preset, **_convention(name, convention), **options})
 
 
@@ -115,11 +117,14 @@ def _convention(name: str, convention: str | None) -> Mapping[str, Any]:
     if convention is None:
         return {}
     if convention not in CONVENTIONS:
-        raise ValueError(f"expected a convention, got {convention!r}; {nearest_names(convention, CONVENTIONS)}")
+        raise ValueError(
+            f"expected a convention, got {convention!r}; {nearest_names(convention, CONVENTIONS)}"
+        )
     table = CONVENTIONS[convention]
     if name not in table:
         raise ValueError(
-            f"expected a method that {convention} ran, got {name}; it has settings for {', '.join(sorted(table))}"
+            f"expected a method that {convention} ran, got {name}; "
+            f"it has settings for {', '.join(sorted(table))}"
         )
     return table[name]
 

@@ -20,8 +20,9 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class IntegratedGradients:
-    """The mean gradient on the straight path from a baseline, times the difference (Sundararajan et al. 2017).
+    """The mean gradient on the straight path from a baseline, times the difference.
 
+    Sundararajan et al. 2017.
     Complete: the relevance of an image sums to f(image) - f(baseline), up to the integration error.
 
     Args:
@@ -51,7 +52,7 @@ class IntegratedGradients:
         return "integrated-gradients"
 
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
-        """Signed relevance, of the shape of `inputs`; a target of None is the class predicted for the image."""
+        """Signed relevance, of the shape of `inputs`; a target of None is the image's predicted class."""
         check_inputs(inputs)
         classes = predicted_target(model, inputs, target)
         positions, weights = self._quadrature()
@@ -69,8 +70,8 @@ class IntegratedGradients:
     def _quadrature(self) -> tuple[Tensor, Tensor]:
         """Positions in [0, 1] and weights that sum to 1, float64."""
         if self.nodes == "gauss-legendre":
-            positions, weights = np.polynomial.legendre.leggauss(self.steps)
-            return torch.from_numpy((positions + 1) / 2), torch.from_numpy(weights / 2)
+            roots, weights = np.polynomial.legendre.leggauss(self.steps)
+            return torch.from_numpy((roots + 1) / 2), torch.from_numpy(weights / 2)
         shift = 1.0 if self.nodes == "right" else 0.5
         positions = (torch.arange(self.steps, dtype=torch.float64) + shift) / self.steps
         return positions, torch.full((self.steps,), 1 / self.steps, dtype=torch.float64)
@@ -104,7 +105,9 @@ class SmoothGrad:
         return "smoothgrad"
 
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
-        """Signed relevance, of the shape of `inputs`; a target of None is the class predicted for the image."""
+        """Signed relevance, of the shape of `inputs`; a target of None is the image's predicted class."""
         check_inputs(inputs)
-        averaged = smoothgrad(Gradient(self.output), self.samples, self.noise, seed=self.seed, range=self.range)
+        averaged = smoothgrad(
+            Gradient(self.output), self.samples, self.noise, seed=self.seed, range=self.range
+        )
         return averaged(model, inputs, target)

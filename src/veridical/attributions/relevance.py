@@ -92,8 +92,9 @@ class GuidedBackprop:
 
 @dataclass(frozen=True)
 class Deconvnet:
-    """The gradient, with activations replaced by a rectification of the backward signal (Zeiler and Fergus 2014).
+    """The gradient, with a rectification of the backward signal in the place of activations.
 
+    Zeiler and Fergus 2014.
     R_in = [R]+ at activations, whatever the forward mask was; the gradient elsewhere.
 
     Args:

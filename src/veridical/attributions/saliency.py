@@ -15,8 +15,8 @@ def saliency(relevance: Tensor, reduction: Reduction = "sum-abs") -> Tensor:
 
     Args:
         relevance: signed, (N, C, H, W).
-        reduction: over the channels; "sum-abs" is Dombrowski's, "max-abs" that of Sixt's code for the gradient
-            family.
+        reduction: over the channels; "sum-abs" is Dombrowski's, "max-abs" that of Sixt's code for
+            the gradient family.
 
     Returns:
         (N, H, W); a relevance of zeros gives a map of zeros. Differentiable.

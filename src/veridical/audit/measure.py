@@ -89,7 +89,8 @@ def measure(subject: Subject, work: Work) -> Outcome:
 
 def _random_logit(subject: Subject, work: Work) -> Outcome:
     result = random_logit(
-        subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed, batch=work.batch,
+        subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed,
+        batch=work.batch,
         protocol=work.settings["protocol"],
     )  # fmt: skip
     values = result.similarity.tolist()
@@ -105,7 +106,8 @@ def _random_logit(subject: Subject, work: Work) -> Outcome:
 
 def _cascading(subject: Subject, work: Work) -> Outcome:
     result = cascading_randomization(
-        subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed, batch=work.batch,
+        subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed,
+        batch=work.batch,
         steps=work.settings["steps"], protocol=work.settings["protocol"],
     )  # fmt: skip
     scores = []

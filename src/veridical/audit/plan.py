@@ -140,7 +140,9 @@ def _named(one: str | Explainer, preset: Preset) -> tuple[str, Explainer]:
     if isinstance(one, str):
         if one == "integrated-gradients":
             return one, find_method(one, steps=preset.samples)
-        return one, find_method(one, **({"samples": preset.samples} if one == "smoothgrad" else {}))
+        if one == "smoothgrad":
+            return one, find_method(one, samples=preset.samples)
+        return one, find_method(one)
     name = getattr(one, "name", None) or getattr(one, "__name__", None) or type(one).__name__
     return str(name), one
 

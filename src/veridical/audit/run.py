@@ -200,31 +200,27 @@ def state_digest(model: nn.Module) -> str:
 def _describe(job: _Job, images: Tensor, preset: str, options: AuditOptions) -> Run:
     """The content of `run.json` before the work."""
     records = _image_records(job.subject)
-    info = dict(options.get("model_info") or {})
-    info.setdefault("sha256", state_digest(job.subject.model))
-    info.setdefault("name", type(job.subject.model).__name__)
-    info.setdefault("parameters", sum(one.numel() for one in job.subject.model.parameters()))
-    with torch.no_grad():
-        info.setdefault("classes", job.subject.model(job.subject.images[:1].clone()).shape[1])
+    model = _model_record(job.subject, options)
     methods = {name: describe(explainer) for name, explainer in job.methods.items()}
-    tests = {
-        name: TestRecord(description=DESCRIPTIONS[name], settings=job.settings[name]) for name in job.tests
-    }
-    configuration = {
-        "veridical": _version(),
-        "model": info["sha256"],
-        "images": {record.name: record.sha256 for record in records},
-        "targets": [record.target for record in records],
-        "methods": {name: text for name, (text, _) in methods.items()},
-        "tests": {name: job.settings[name] for name in job.tests},
-        "seed": job.seed,
-        "device": str(images.device),
-    }
     settings = {
-        "preset": preset, "seed": job.seed, "methods": list(methods), "tests": list(job.tests),
-        "device": str(images.device), "images_given": len(images), "images_used": len(records),
-        "configuration": configuration,
-    }  # fmt: skip
+        "preset": preset,
+        "seed": job.seed,
+        "methods": list(methods),
+        "tests": list(job.tests),
+        "device": str(images.device),
+        "images_given": len(images),
+        "images_used": len(records),
+        "configuration": {
+            "veridical": _version(),
+            "model": model.sha256,
+            "images": {record.name: record.sha256 for record in records},
+            "targets": [record.target for record in records],
+            "methods": {name: text for name, (text, _) in methods.items()},
+            "tests": {name: job.settings[name] for name in job.tests},
+            "seed": job.seed,
+            "device": str(images.device),
+        },
+    }
     return Run(
         veridical=_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -232,15 +228,25 @@ def _describe(job: _Job, images: Tensor, preset: str, options: AuditOptions) -> 
         command=list(options.get("command") or ()),
         settings=settings,
         environment=_environment(),
-        model=ModelRecord(**info),
+        model=model,
         images=records,
-        methods={
-            name: MethodRecord(options=text, description=line) for name, (text, line) in methods.items()
+        methods={one: MethodRecord(options=text, description=line) for one, (text, line) in methods.items()},
+        tests={
+            one: TestRecord(description=DESCRIPTIONS[one], settings=job.settings[one]) for one in job.tests
         },
-        tests=tests,
         policy=job.policy.model_dump(),
         skipped=make_plan(job.methods, job.tests, job.preset, len(records))[1],
     )
+
+
+def _model_record(subject: Subject, options: AuditOptions) -> ModelRecord:
+    info = dict(options.get("model_info") or {})
+    info.setdefault("sha256", state_digest(subject.model))
+    info.setdefault("name", type(subject.model).__name__)
+    info.setdefault("parameters", sum(one.numel() for one in subject.model.parameters()))
+    with torch.no_grad():
+        info.setdefault("classes", subject.model(subject.images[:1].clone()).shape[1])
+    return ModelRecord(**info)
 
 
 def _image_records(subject: Subject) -> list[ImageRecord]:
@@ -282,7 +288,7 @@ def _version() -> str:
 def _work(
     job: _Job, store: Store, skipped: Sequence[SkippedRecord]
 ) -> tuple[dict[Task, Outcome], list[SkippedRecord]]:
-    """Do every task that is not stored yet. A method that cannot explain this model does not end the audit."""
+    """Do every task that is not stored yet; a method that cannot explain this model does not end it."""
     tasks, _ = make_plan(job.methods, job.tests, job.preset, len(job.subject.images))
     outcomes: dict[Task, Outcome] = {}
     failed = list(skipped)

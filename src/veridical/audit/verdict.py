@@ -76,9 +76,10 @@ def _judge_test(method: str, test: str, run: Run, scores: Sequence[Score], rule:
         reason = "it was not run" if test not in run.tests else f"no {rule.statistic} at layer {rule.layer!r}"
         return _Judged(test, rule, None, reason)
     passed, note = _decide(row, rule)
+    needed = "below" if rule.fails == "above" else "above"
     evidence = Evidence(
         test=test, statistic=row.statistic, value=row.value, ci_low=row.ci_low, ci_high=row.ci_high, n=row.n,
-        threshold=rule.threshold, direction="below" if rule.fails == "above" else "above", passed=passed, source=rule.source, note=note,
+        threshold=rule.threshold, direction=needed, passed=passed, source=rule.source, note=note,
     )  # fmt: skip
     return _Judged(test, rule, evidence)
 

@@ -1,4 +1,4 @@
-"""Affine operations y = W x + b (convolution, linear, batch normalization, and the latter folded into the former)."""
+"""Affine operations y = W x + b: convolution, linear, and batch normalization, alone or folded in."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,7 +67,7 @@ class Affine:
                 weight.shape[2:], strict=True,
             )
         )  # fmt: skip
-        back = _TRANSPOSED[self.dims](
+        back: Tensor = _TRANSPOSED[self.dims](
             flat, weight, None, self.stride, self.padding, rest, self.groups, self.dilation
         )
         for axis, size in enumerate(self.size):
@@ -109,8 +109,14 @@ def affine_of(operation: Operation) -> Affine:
 def fold(convolution: Affine, batch_norm: Affine) -> Affine:
     """The one affine map that a convolution (or linear) and the batch normalization after it perform."""
     scale = batch_norm.weight
-    bias = batch_norm.bias if convolution.bias is None else convolution.bias * scale + _zero_if_none(batch_norm)
-    return replace(convolution, weight=convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1)), bias=bias)
+    bias = (
+        batch_norm.bias if convolution.bias is None else convolution.bias * scale + _zero_if_none(batch_norm)
+    )
+    return replace(
+        convolution,
+        weight=convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1)),
+        bias=bias,
+    )
 
 
 def _zero_if_none(batch_norm: Affine) -> Tensor:
@@ -122,7 +128,8 @@ def _batch_norm(operation: Operation) -> Affine:
     mean, variance = values["running_mean"], values["running_var"]
     if values.get("training", False) or mean is None or variance is None:
         raise ValueError(
-            f"expected batch normalization with stored statistics, got {operation.describe()} that uses the batch's own; "
+            f"expected batch normalization with stored statistics, got {operation.describe()} that uses "
+            "the batch's own; "
             "an explanation of one image would depend on the others"
         )
     scale = torch.rsqrt(variance + values.get("eps", 1e-5))

@@ -19,8 +19,8 @@ from veridical.rules.operations import Operation
 from veridical.tensors import safe_divide
 
 Bias = Literal["none", "signed", "whole"]
-"""How a bias enters the denominators of alpha-beta rules: not at all; its positive part in the activator's and
-its negative part in the inhibitor's; or the whole bias in both (as the code of Sixt et al. 2020 does)."""
+"""How a bias enters the denominators of alpha-beta rules: not at all; its positive part in the activator's
+and its negative part in the inhibitor's; or the whole bias in both (as the code of Sixt et al. 2020 does)."""
 
 Seed = Literal["one", "value"]
 """The starting relevance of the explained class: 1, or the value of its logit."""
@@ -29,7 +29,7 @@ Rule = Callable[[Operation, Sequence[Tensor]], tuple[Tensor, ...]]
 
 
 class Application(NamedTuple):
-    """An affine map at work: its input x (N, ...), its output y, and for the first layer the input's range."""
+    """An affine map at work: its input x (N, ...), its output y, and in a first layer the input's range."""
 
     affine: Affine
     x: Tensor
@@ -79,7 +79,7 @@ def affine_gradient(at: Application, relevance: Tensor) -> Tensor:
 
 
 def affine_z(at: Application, relevance: Tensor) -> Tensor:
-    """R_in = x W^T (R / y) with y = W x + b: the bias is an input that absorbs relevance (Sixt 2020, eq. 7)."""
+    """R_in = x W^T (R / y), y = W x + b: the bias is an input that absorbs relevance (Sixt 2020, eq. 7)."""
     return at.x * at.affine.adjoint(safe_divide(relevance, at.y), at.affine.weight)
 
 
@@ -94,7 +94,7 @@ def affine_epsilon(epsilon: float) -> AffineRule:
 
 
 def affine_alpha_beta(alpha: float, beta: float, bias: Bias) -> AffineRule:
-    """alpha times the positive share minus beta times the negative share (Bach et al. 2015, eq. 60).
+    """Alpha times the positive share minus beta times the negative share (Bach et al. 2015, eq. 60).
 
     The activator collects the positive products, W+ x+ + W- x-, the inhibitor the negative ones; both split
     by the sign of the products. With alpha 1, beta 0 and no bias this is the z+ rule (Sixt 2020, eq. 5).
@@ -137,7 +137,11 @@ def affine_z_box(at: Application, relevance: Tensor) -> Tensor:
         raise ValueError("expected the input's bounds, got none; the z^B rule is for the first layer only")
     affine = at.affine
     positive, negative = affine.weight.clamp(min=0), affine.weight.clamp(max=0)
-    z = affine.product(at.x, affine.weight) - affine.product(at.low, positive) - affine.product(at.high, negative)
+    z = (
+        affine.product(at.x, affine.weight)
+        - affine.product(at.low, positive)
+        - affine.product(at.high, negative)
+    )
     scaled = safe_divide(relevance, z)
     lowest = at.low * affine.adjoint(scaled, positive)
     return at.x * affine.adjoint(scaled, affine.weight) - lowest - at.high * affine.adjoint(scaled, negative)
@@ -211,7 +215,9 @@ def signed_sum(alpha: float, beta: float, clip: bool) -> Rule:
         shares = [alpha * addend.clamp(min=0) * scaled for addend in addends]
         if beta:
             scaled = safe_divide(r, torch.stack([addend.clamp(max=0) for addend in addends]).sum(0))
-            shares = [s - beta * addend.clamp(max=0) * scaled for s, addend in zip(shares, addends, strict=True)]
+            shares = [
+                s - beta * addend.clamp(max=0) * scaled for s, addend in zip(shares, addends, strict=True)
+            ]
         return tuple(share.clamp(0, 1000) if clip else share for share in shares)
 
     return rule

@@ -25,9 +25,10 @@ _KINDS: dict[str, str] = {
         "average_pool",
     ),
     **dict.fromkeys(
-        "view view_as reshape flatten unflatten permute transpose swapaxes movedim t T mT contiguous squeeze "
-        "unsqueeze clone __getitem__ narrow select chunk split unbind cat concat concatenate stack pad dropout "
-        "dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout to float double half bfloat16 type "
+        "view view_as reshape flatten unflatten permute transpose swapaxes movedim t T mT contiguous "
+        "squeeze unsqueeze clone __getitem__ narrow select chunk split unbind cat concat concatenate stack "
+        "pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
+        "to float double half bfloat16 type "
         "type_as cuda cpu expand roll flip pixel_shuffle pixel_unshuffle channel_shuffle".split(),
         "structure",
     ),
@@ -55,7 +56,7 @@ class Operation:
     """One operation that a forward pass performed.
 
     Attributes:
-        name: unique in its trace: the dotted name of a module without children, "module:function" of code of others,
+        name: unique in its trace: the dotted name of a module without children, else "module:function",
             with `#2`, `#3` for repeated use.
         kind: convolution, linear, batch_norm, activation, max_pool, average_pool, structure, sum, shift,
             scale, product or unknown.

@@ -68,16 +68,17 @@ def check_rules(trace: Trace, rules: RuleSet) -> None:
     rows = coverage(trace, rules)
     missing = [trace.operations[i] for i, row in enumerate(rows) if row.treatment == "no rule"]
     if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UnsupportedOperation(
-            f"expected operations that {rules.name} has a rule for, got {missing[0].describe()}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; use a method of the gradient family, or "
-            f'say how to treat it: method("{rules.name}", overrides=(("{missing[0].base}", "gradient"),)) '
+            f"expected operations that {rules.name} has a rule for, got {missing[0].describe()}{more}; "
+            "use a method of the gradient family, or say how to treat it: "
+            f'method("{rules.name}", overrides=(("{missing[0].base}", "gradient"),)) '
             'or "pass" in the place of "gradient"'
         )
     if rules.changed and not any(row.treatment == "modified" for row in rows):
         raise UnsupportedOperation(
-            f"expected a network with an operation that {rules.name} modifies ({', '.join(sorted(rules.changed))}), "
-            "got none: the result would be the plain gradient; use gradient"
+            f"expected a network with an operation that {rules.name} modifies, got none of the kinds "
+            f"{', '.join(sorted(rules.changed))}: the result would be the plain gradient; use gradient"
         )
 
 
@@ -110,7 +111,9 @@ def propagate(
     check_rules(trace, rules)
     origin = trace.logits if at is None else trace.operation(at).output
     if start.shape[1:] != origin.shape:
-        raise ValueError(f"expected start of shape (S, {', '.join(map(str, origin.shape))}), got {tuple(start.shape)}")
+        raise ValueError(
+            f"expected start of shape (S, {', '.join(map(str, origin.shape))}), got {tuple(start.shape)}"
+        )
     wanted = set(trace.names if keep == "all" else keep)
     for name in wanted - set(trace.names):
         trace.operation(name)
@@ -125,7 +128,9 @@ class _Sweep:
         self.trace, self.rules, self.wanted = trace, rules, wanted
         self.relevance: dict[int, Tensor] = {}
         self.kept: dict[str, Tensor] = {}
-        self.producer = {id(tensor): operation for operation in trace.operations for tensor in operation.outputs}
+        self.producer = {
+            id(tensor): operation for operation in trace.operations for tensor in operation.outputs
+        }
         self.uses: dict[int, int] = {id(trace.logits): 1}
         for operation in trace.operations:
             for tensor in operation.sources:
@@ -156,7 +161,9 @@ class _Sweep:
         else:
             rule = self.rules.rules.get(operation.kind, self.rules.otherwise)
             if rule is None:
-                raise UnsupportedOperation(f"expected a rule of {self.rules.name} for {operation.describe()}, got none")
+                raise UnsupportedOperation(
+                    f"expected a rule of {self.rules.name} for {operation.describe()}, got none"
+                )
             self._give(operation, rule(operation, relevance))
 
     def _affine_step(self, operation: Operation, relevance: Tensor) -> None:
@@ -217,5 +224,3 @@ def class_start(trace: Trace, targets: Tensor, seed: Literal["one", "value"]) ->
         logits = trace.logits if trace.differentiable else trace.logits.detach()
         chosen = chosen * logits
     return chosen[None]
-
-

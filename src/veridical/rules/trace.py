@@ -119,8 +119,8 @@ class _Recorder(TorchFunctionMode):
         changed = args[0] if args else kwargs["input"]
         if changed is self._image:
             raise ValueError(
-                f"expected a model that leaves its input alone, got {base} in place on the input, called from "
-                f"{self._caller()[0] or 'the model itself'}; use the out-of-place form or clone the input first"
+                f"expected a model that leaves its input alone, got {base} in place on the input, called "
+                f"from {self._caller()[0] or 'the model itself'}; use the out-of-place form or clone first"
             )
         result = self._note(function, base, args, kwargs, sources)
         self._stale.add(changed.untyped_storage().data_ptr())
@@ -135,7 +135,8 @@ class _Recorder(TorchFunctionMode):
             if self._stale and id(value) in self.active and value.untyped_storage().data_ptr() in self._stale:
                 raise ValueError(
                     "expected a tensor to be used in one form only, got one that shares memory with another "
-                    f"changed in place, used in {self._caller()[0] or 'the model itself'}; use the out-of-place form"
+                    f"changed in place, used in {self._caller()[0] or 'the model itself'}; "
+                    "use the out-of-place form"
                 )
             return value
         if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
@@ -166,12 +167,14 @@ class _Recorder(TorchFunctionMode):
         sources = tuple({id(tensor): tensor for tensor in found}.values())
         inputs = sources
         if len(sources) > 1:
-            # Aliases: one input may be computed from another, and a local derivative must not follow that path.
+            # Aliases: one input may be computed from another; a local derivative must not follow that.
             aliases = {id(tensor): tensor.view_as(tensor) for tensor in sources}
             args, kwargs = _swap(args, aliases), _swap(kwargs, aliases)
             inputs = tuple(aliases.values())
         result = func(*args, **kwargs)
-        outputs = [t for t in (result if isinstance(result, list | tuple) else [result]) if isinstance(t, Tensor)]
+        outputs = [
+            t for t in (result if isinstance(result, list | tuple) else [result]) if isinstance(t, Tensor)
+        ]
         outputs = [tensor for tensor in outputs if tensor.is_floating_point() and tensor.requires_grad]
         if not outputs or any(out is tensor for out in outputs for tensor in sources):
             return result
@@ -186,7 +189,18 @@ class _Recorder(TorchFunctionMode):
         name = self._unique(module if leaf and module else f"{module}:{base}")
         self.operations.append(
             Operation(
-                name, kind, module, base, func, args, kwargs, sources, inputs, counts, tuple(outputs), on_image
+                name,
+                kind,
+                module,
+                base,
+                func,
+                args,
+                kwargs,
+                sources,
+                inputs,
+                counts,
+                tuple(outputs),
+                on_image,
             )
         )
         return result
@@ -220,8 +234,7 @@ def _swap(value: Any, aliases: dict[int, Tensor]) -> Any:
 def _base_name(func: Callable[..., Any]) -> str:
     """The function's plain name: "add" for `torch.Tensor.add_`, "T" for the property `torch.Tensor.T`."""
     parts = (resolve_name(func) or getattr(func, "__name__", "unknown")).split(".")
-    name = parts[-2] if parts[-1] == "__get__" else parts[-1]
-    return name
+    return str(parts[-2] if parts[-1] == "__get__" else parts[-1])
 
 
 @cache
@@ -258,5 +271,7 @@ def _inplace_form(
     plain = f"__{base[3:]}" if dunder else base[:-1]
     function = getattr(torch.Tensor, plain, None) or getattr(torch.nn.functional, plain, None)
     if function is None:
-        raise ValueError(f"expected an operation with an out-of-place form, got {base}; use one that returns its result")
+        raise ValueError(
+            f"expected an operation with an out-of-place form, got {base}; use one that returns its result"
+        )
     return function, plain.strip("_") if dunder else plain, args, kwargs
