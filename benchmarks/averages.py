@@ -20,7 +20,10 @@ def measure(rounds: int = 3) -> list[timing.Claim]:
         ("EfficientNet-Lite0", subjects.efficientnet_lite, 2),
     ]:
         model, x = build(), subjects.batch(count)
-        for title, runs in (("integrated-gradients", _integrated(model, x)), ("smoothgrad", _smoothgrad(model, x))):
+        for title, runs in (
+            ("integrated-gradients", _integrated(model, x)),
+            ("smoothgrad", _smoothgrad(model, x)),
+        ):
             subject = f"{title} of {SAMPLES}, {name}, batch {count}"
             found = timing.race(runs, rounds=rounds)
             peers = {key: value for key, value in found.items() if key not in ("forward", "veridical")}

@@ -14,15 +14,19 @@ def measure(rounds: int = 7) -> list[timing.Claim]:
         ("EfficientNet-Lite0", subjects.efficientnet_lite, 8),
     ]:
         model, x = build(), subjects.batch(count)
-        ours = method("gradient")
         runs = {
             "forward": lambda model=model, x=x: subjects.forward(model, x),
-            "veridical": lambda model=model, x=x: ours(model, x, 3),
+            "veridical": lambda model=model, x=x: method("gradient")(model, x, 3),
             "autograd": lambda model=model, x=x: subjects.autograd_gradient(model, x, 3),
         }
         claims.append(
             timing.claim(
-                f"gradient, {name}, batch {count}", runs, of="veridical", to="autograd", target=TARGET, rounds=rounds
+                f"gradient, {name}, batch {count}",
+                runs,
+                of="veridical",
+                to="autograd",
+                target=TARGET,
+                rounds=rounds,
             )
         )
     return claims

@@ -19,8 +19,8 @@ def plain_network() -> nn.Module:
 
     def stage(before: int, after: int) -> list[nn.Module]:
         return [
-            nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.Conv2d(after, after, 3, padding=1), nn.ReLU(),
-            nn.MaxPool2d(2),
+            nn.Conv2d(before, after, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(after, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         ]  # fmt: skip
 
     with torch.random.fork_rng():

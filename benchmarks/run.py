@@ -14,7 +14,9 @@ CLAIMS = {"gradient": gradient, "zplus": zplus, "averages": averages, "manipulat
 def main() -> int:
     """Print and store the figures; 1 where a target is missed and --strict was given."""
     parser = argparse.ArgumentParser(description="Speed side by side with the peers.")
-    parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"any of {', '.join(CLAIMS)}; all by default")
+    parser.add_argument(
+        "claims", nargs="*", metavar="CLAIM", help=f"any of {', '.join(CLAIMS)}; all by default"
+    )
     parser.add_argument("--rounds", type=int, default=0, help="runs of each rival, the fastest counts")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")

@@ -1,9 +1,9 @@
 """Networks, batches and plain autograd, common to all claims."""
 
 import torch
+from tests import conftest  # noqa: F401  (makes torchvision importable beside a CPU build of torch)
 from torch import Tensor, nn
 
-from tests import conftest  # noqa: F401  (makes torchvision importable beside a CPU build of torch)
 from veridical.models import load_model
 
 

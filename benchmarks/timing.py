@@ -54,13 +54,21 @@ def race(runs: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int =
 
 
 def claim(
-    subject: str, runs: Mapping[str, Callable[[], object]], *, of: str, to: str, target: float | None, rounds: int
+    subject: str,
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    of: str,
+    to: str,
+    target: float | None,
+    rounds: int,
 ) -> Claim:
     """Race `runs`, one of which must be "forward", and compare `of` with `to`."""
     seconds = race(runs, rounds=rounds)
     passes = {name: round(value / seconds["forward"], 3) for name, value in seconds.items()}
     ratio = round(seconds[of] / seconds[to], 3)
-    found = Claim(subject, f"{of} / {to}", ratio, target, passes, {k: round(v, 5) for k, v in seconds.items()})
+    found = Claim(
+        subject, f"{of} / {to}", ratio, target, passes, {k: round(v, 5) for k, v in seconds.items()}
+    )
     show(found)
     return found
 
@@ -70,7 +78,9 @@ def show(found: Claim) -> None:
     bound = "" if found.target is None else f" (target {found.target:g}: {verdict})"
     print(f"{found.subject}\n  {found.rivals} = {found.ratio:.3f}{bound}")
     for name, multiple in found.forward_passes.items():
-        print(f"  {name:<28} {multiple:8.2f} forward passes {1000 * found.seconds[name]:10.1f} ms", flush=True)
+        print(
+            f"  {name:<28} {multiple:8.2f} forward passes {1000 * found.seconds[name]:10.1f} ms", flush=True
+        )
 
 
 def store(name: str, claims: list[Claim]) -> Path:

@@ -24,11 +24,11 @@ def zennit(model: nn.Module, x: Tensor, target: int, canonizers: list[object] | 
 
 def measure(rounds: int = 5) -> list[timing.Claim]:
     vgg = subjects.torchvision_network("vgg16")
-    claims = [_claim("VGG-16", vgg, 4, rounds, "zennit", AGAINST_ZENNIT, None)]
+    claims = [_claim("VGG-16", vgg, rounds, ("zennit", AGAINST_ZENNIT))]
     resnet = subjects.torchvision_network("resnet50")
-    claims.append(_claim("ResNet-50", resnet, 4, rounds, "zennit", AGAINST_ZENNIT, _resnet_canonizer))
+    claims.append(_claim("ResNet-50", resnet, rounds, ("zennit", AGAINST_ZENNIT), _resnet_canonizer))
     network = subjects.efficientnet_lite()
-    claims.append(_claim("EfficientNet-Lite0", network, 8, rounds, "forward", FORWARD_PASSES, None))
+    claims.append(_claim("EfficientNet-Lite0", network, rounds, ("forward", FORWARD_PASSES)))
     return claims
 
 
@@ -39,9 +39,11 @@ def _resnet_canonizer() -> list[object]:
 
 
 def _claim(
-    name: str, model: nn.Module, count: int, rounds: int, against: str, target: float,
-    canonizers: Callable[[], list[object]] | None,
+    name: str, model: nn.Module, rounds: int, bound: tuple[str, float],
+    canonizers: Callable[[], list[object]] | None = None,
 ) -> timing.Claim:  # fmt: skip
+    against, target = bound
+    count = 8 if against == "forward" else 4
     x, ours = subjects.batch(count), method("lrp-zplus")
     runs = {
         "forward": lambda: subjects.forward(model, x),

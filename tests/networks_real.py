@@ -63,6 +63,8 @@ def trained_resnet20(folder: Path) -> nn.Module:
 def photograph(path: Path | IO[bytes], size: int = 224) -> Tensor:
     """An image file as (1, 3, size, size), normalized with the statistics of ImageNet."""
     image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    values = torch.tensor(list(image.tobytes()), dtype=torch.float32).view(1, size, size, 3).permute(0, 3, 1, 2)
+    values = (
+        torch.tensor(list(image.tobytes()), dtype=torch.float32).view(1, size, size, 3).permute(0, 3, 1, 2)
+    )
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (values / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)

@@ -1,13 +1,13 @@
 """Small tensor operations that more than one part needs."""
 
-import torch
+import math
+
 from torch import Tensor
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 where the denominator is exactly 0; differentiable there too."""
-    absent = denominator == 0
-    return torch.where(absent, 0.0, numerator / torch.where(absent, 1.0, denominator))
+    return numerator / denominator.masked_fill(denominator == 0, math.inf)
 
 
 def sum_normalize(maps: Tensor) -> Tensor:

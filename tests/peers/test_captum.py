@@ -57,7 +57,8 @@ PAIRS = {
     "guided-backprop": ("guided-backprop", {}, "GuidedBackprop", {}),
     "deconvnet": ("deconvnet", {}, "Deconvolution", {}),
     "integrated-gradients, Gauss-Legendre": (
-        "integrated-gradients", {"steps": 20}, "IntegratedGradients", {"n_steps": 20, "method": "gausslegendre"},
+        "integrated-gradients", {"steps": 20},
+        "IntegratedGradients", {"n_steps": 20, "method": "gausslegendre"},
     ),
     "integrated-gradients, right ends": (
         "integrated-gradients", {"steps": 20, "nodes": "right"},
@@ -88,7 +89,12 @@ def test_smoothgrad_equals_captum_on_the_same_noise(monkeypatch) -> None:
     monkeypatch.setattr(torch, "normal", lambda mean, std: noise.repeat(len(x), 1, 1, 1) * std)
     tunnel = captum.NoiseTunnel(captum.Saliency(model))
     theirs = tunnel.attribute(
-        x.clone().requires_grad_(), nt_type="smoothgrad", nt_samples=samples, stdevs=level, target=TARGET, abs=False
+        x.clone().requires_grad_(),
+        nt_type="smoothgrad",
+        nt_samples=samples,
+        stdevs=level,
+        target=TARGET,
+        abs=False,
     )
     ours = method("smoothgrad", samples=samples, noise=level, range=1.0, seed=5)(model, x, TARGET)
     assert relative_error(ours, theirs.detach()) < TOLERANCE
@@ -119,7 +125,7 @@ def test_alpha1_beta0_equals_captum_on_images_without_negative_values(name, opti
 
 
 def test_captums_alpha1_beta0_differs_where_the_image_has_negative_values() -> None:
-    """Captum keeps W+ x whole, negative x included; the papers (and we) add W- x- to the positive products."""
+    """Captum keeps W+ x whole, negative x included; the papers (and we) add W- x- to the positive."""
     model, x = seeded(Sequential), images()
     theirs = captum_lrp(model, x, lambda: lrp_rules.Alpha1_Beta0_Rule(set_bias_to_zero=True))
     assert relative_error(method("lrp-zplus")(model, x, TARGET), theirs) > 0.1

@@ -5,7 +5,6 @@ import zipfile
 
 import pytest
 import torch
-from PIL import Image
 
 from networks_real import CifarResNet, photograph, trained_resnet20
 from veridical.attributions import method
@@ -42,7 +41,7 @@ def test_zplus_conserves_relevance_in_every_stage(subject) -> None:
     model, x = subject
     trace = record(model, x[:4])
     start = class_start(trace, trace.logits.argmax(1), "one")
-    # Behind the last operation of a block, and of the network's stem, all relevance passes through one tensor.
+    # Behind the last operation of a block, and of the network's stem, all relevance is in one tensor.
     ends = [name for name in trace.names if name.endswith("relu#2") or name in ("relu", ":relu")]
     layers = propagate(trace, method("lrp-zplus").rules, start, keep=ends).layers
     assert len(layers) == 10

@@ -70,7 +70,7 @@ def test_a_layer_used_twice_equals_its_unrolled_clone(name) -> None:
 
 
 class PositiveResidual(nn.Module):
-    """Bias-free, with positive weights in the shortcut and the branch: every denominator of z+ is positive."""
+    """Bias-free, with positive weights throughout: all denominators of z+ are positive."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -98,7 +98,9 @@ def test_relevance_sums_to_its_start_at_a_residual_addition(form, name) -> None:
     for parameter in model.parameters():
         parameter.data.abs_()
     relevance = method(name, seed="one")(model, x, 0)
-    torch.testing.assert_close(relevance.sum((1, 2, 3)), torch.ones(len(x), dtype=x.dtype), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        relevance.sum((1, 2, 3)), torch.ones(len(x), dtype=x.dtype), rtol=1e-10, atol=0
+    )
 
 
 @pytest.mark.peer
@@ -118,10 +120,14 @@ def test_zennits_relevance_doubles_at_a_functional_addition() -> None:
 @pytest.mark.parametrize("name", ["gradient-x-input", "integrated-gradients", "gradient", "smoothgrad"])
 def test_relevance_is_exactly_differentiable(activation, name) -> None:
     model = seeded(lambda: FunctionalNet(activation))
-    options = {"steps": 6} if name == "integrated-gradients" else {"samples": 3} if name == "smoothgrad" else {}
+    options = (
+        {"steps": 6} if name == "integrated-gradients" else {"samples": 3} if name == "smoothgrad" else {}
+    )
     explainer = method(name, **options)
     generator = torch.Generator().manual_seed(3)
-    weights, direction = (torch.randn(images(1).shape, generator=generator, dtype=torch.float64) for _ in "ab")
+    weights, direction = (
+        torch.randn(images(1).shape, generator=generator, dtype=torch.float64) for _ in "ab"
+    )
 
     def score(point: Tensor) -> Tensor:
         return (explainer(model, point, 0) * weights).sum()
@@ -133,13 +139,17 @@ def test_relevance_is_exactly_differentiable(activation, name) -> None:
     torch.testing.assert_close((derivative * direction).sum(), slope, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["lrp-zplus", "lrp-alpha2-beta1", "lrp-epsilon", "guided-backprop", "deep-taylor"])
+@pytest.mark.parametrize(
+    "name", ["lrp-zplus", "lrp-alpha2-beta1", "lrp-epsilon", "guided-backprop", "deep-taylor"]
+)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_modified_relevance_is_exactly_differentiable_at_any_moment(network, name) -> None:
     """In the best peer a derivative that is taken while its hooks are on is wrong without a word."""
     model, explainer = NETWORKS[network](), method(name)
     generator = torch.Generator().manual_seed(3)
-    weights, direction = (torch.randn(images(1).shape, generator=generator, dtype=torch.float64) for _ in "ab")
+    weights, direction = (
+        torch.randn(images(1).shape, generator=generator, dtype=torch.float64) for _ in "ab"
+    )
 
     def score(point: Tensor) -> Tensor:
         return (explainer(model, point, 0) * weights).sum()

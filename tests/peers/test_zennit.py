@@ -18,7 +18,7 @@ pytestmark = pytest.mark.peer
 
 TARGET = torch.tensor([1, 2])
 TOLERANCE = 1e-5
-# Zennit adds a stabilizer to every denominator (1e-6 by default); ours divides exactly and leaves out exact zeros.
+# Zennit adds a stabilizer to every denominator (1e-6 by default); ours divides exactly but for zeros.
 STABILIZER = 1e-12
 
 
@@ -34,7 +34,9 @@ def starting_value(logits: Tensor) -> Tensor:
     return starting_one(logits) * logits.detach()
 
 
-def zennit_relevance(model: nn.Module, x: Tensor, composite, start, kind: str = "Gradient", **options) -> Tensor:
+def zennit_relevance(
+    model: nn.Module, x: Tensor, composite, start, kind: str = "Gradient", **options
+) -> Tensor:
     with getattr(attribution, kind)(model, composite, **options) as attributor:
         return attributor(x.clone(), start)[1].detach()
 
@@ -90,7 +92,8 @@ RULES = {
     "lrp-alpha1-beta0 as AlphaBeta": ("lrp-alpha1-beta0", {}, lambda: rules.AlphaBeta(1.0, 0.0, STABILIZER)),
     "lrp-alpha2-beta1": ("lrp-alpha2-beta1", {}, lambda: rules.AlphaBeta(2.0, 1.0, STABILIZER)),
     "lrp-alpha2-beta1 without bias": (
-        "lrp-alpha2-beta1", {"bias": "none"}, lambda: rules.AlphaBeta(2.0, 1.0, STABILIZER, zero_params="bias"),
+        "lrp-alpha2-beta1", {"bias": "none"},
+        lambda: rules.AlphaBeta(2.0, 1.0, STABILIZER, zero_params="bias"),
     ),
 }  # fmt: skip
 
@@ -118,7 +121,8 @@ def test_zennits_default_stabilizer_alone_explains_the_rest_of_the_difference() 
     ours = method("lrp-zplus")(model, x, TARGET)
     errors = [
         relative_error(
-            ours, zennit_relevance(model, x, everywhere(rules.ZPlus(size, zero_params="bias")), starting_value)
+            ours,
+            zennit_relevance(model, x, everywhere(rules.ZPlus(size, zero_params="bias")), starting_value),
         )
         for size in (1e-4, 1e-6, 1e-8)
     ]

@@ -15,7 +15,7 @@ from veridical.values import Target
 Nodes = Literal["gauss-legendre", "right", "midpoint"]
 """Where the path integral is evaluated: Gauss-Legendre nodes, right ends, or midpoints of equal steps."""
 
-_BATCH = 32
+_BATCH = 16
 
 
 @dataclass(frozen=True)

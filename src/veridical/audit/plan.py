@@ -54,7 +54,7 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "quick": Preset(5, 6, 3, 5, 1, 150, 2e-3, ("gradient",), 10),
+    "quick": Preset(5, 6, 3, 5, 1, 120, 3e-3, ("gradient",), 10),
     "standard": Preset(24, 12, 8, 5, 4, 500, 1e-3, ("gradient", "lrp-zplus"), 30),
     "thorough": Preset(200, 24, 200, 5, 20, 1500, 1e-3, ("gradient", "gradient-x-input", "lrp-zplus"), 50),
 }

@@ -48,6 +48,8 @@ def load_material(
         ValueError: the model, the device or the images cannot be used.
         OSError: a file does not exist.
     """
+    # Softplus and small relevances are full of denormal numbers, which slow CPU kernels several times.
+    torch.set_flush_denormal(True)
     place = find_device(device)
     loaded = load_model(spec, weights)
     photographs = sample_photographs(limit) if folder is None else load_folder(folder, limit)

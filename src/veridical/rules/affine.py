@@ -67,13 +67,14 @@ class Affine:
                 weight.shape[2:], strict=True,
             )
         )  # fmt: skip
-        back: Tensor = _TRANSPOSED[self.dims](
+        back = _TRANSPOSED[self.dims](
             flat, weight, None, self.stride, self.padding, rest, self.groups, self.dilation
         )
         for axis, size in enumerate(self.size):
             if self.extra[axis]:
                 back = back.narrow(axis + 2, 0, size)
-        return back.unflatten(0, r.shape[:2])
+        unfolded: Tensor = back.unflatten(0, r.shape[:2])
+        return unfolded
 
     def shaped_bias(self, like: Tensor) -> Tensor | None:
         """The bias, shaped to be added to an output like `like` (N, ...)."""

@@ -110,21 +110,23 @@ def affine_alpha_beta(alpha: float, beta: float, bias: Bias) -> AffineRule:
 def _share(at: Application, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
     """Relevance in proportion to the products of one sign."""
     affine, x = at.affine, at.x
-    positive, negative = affine.weight.clamp(min=0), affine.weight.clamp(max=0)
-    straight, crossed = (positive, negative) if sign > 0 else (negative, positive)
-    signed = bool((x.detach() < 0).any())  # behind a ReLU the second half would only multiply zeros
+    signed = bool(x.detach().min() < 0)  # behind a ReLU the second half would only multiply zeros
+    straight = _one_sign(affine.weight, sign)
     above = x.clamp(min=0) if signed else x
-    below = x.clamp(max=0) if signed else None
     z = affine.product(above, straight)
-    if below is not None:
+    if signed:
+        below, crossed = x.clamp(max=0), _one_sign(affine.weight, -sign)
         z = z + affine.product(below, crossed)
     offset = affine.shaped_bias(z)
     if offset is not None and bias != "none":
-        part = offset if bias == "whole" else offset.clamp(min=0) if sign > 0 else offset.clamp(max=0)
-        z = z + part
+        z = z + (offset if bias == "whole" else _one_sign(offset, sign))
     scaled = safe_divide(relevance, z)
     result = above * affine.adjoint(scaled, straight)
-    return result if below is None else result + below * affine.adjoint(scaled, crossed)
+    return result + below * affine.adjoint(scaled, crossed) if signed else result
+
+
+def _one_sign(values: Tensor, sign: int) -> Tensor:
+    return values.clamp(min=0) if sign > 0 else values.clamp(max=0)
 
 
 def affine_z_box(at: Application, relevance: Tensor) -> Tensor:
@@ -209,15 +211,28 @@ def signed_sum(alpha: float, beta: float, clip: bool) -> Rule:
                 f"expected addends of one shape, got {[tuple(x.shape) for x in operation.inputs]} in "
                 f"{operation.describe()}; the alpha-beta rule has no form for a broadcast sum"
             )
-        factors = operation.adjoint([torch.ones_like(operation.output)[None]])
-        addends = [x * factor[0] for x, factor in zip(operation.inputs, factors, strict=True)]
-        scaled = safe_divide(r, torch.stack([addend.clamp(min=0) for addend in addends]).sum(0))
-        shares = [alpha * addend.clamp(min=0) * scaled for addend in addends]
+        addends = _addends(operation)
+        shares = [alpha * share for share in _split(addends, r, 1)]
         if beta:
-            scaled = safe_divide(r, torch.stack([addend.clamp(max=0) for addend in addends]).sum(0))
-            shares = [
-                s - beta * addend.clamp(max=0) * scaled for s, addend in zip(shares, addends, strict=True)
-            ]
+            shares = [s - beta * share for s, share in zip(shares, _split(addends, r, -1), strict=True)]
         return tuple(share.clamp(0, 1000) if clip else share for share in shares)
 
     return rule
+
+
+def _addends(operation: Operation) -> list[Tensor]:
+    """The tensors that a sum really adds: with their sign, their factor, and how often they occur."""
+    if operation.base == "add" and not operation.kwargs and set(operation.counts) == {1}:
+        return list(operation.inputs)
+    factors = operation.adjoint([torch.ones_like(operation.output)[None]])
+    return [x * factor[0] for x, factor in zip(operation.inputs, factors, strict=True)]
+
+
+def _split(addends: list[Tensor], relevance: Tensor, sign: int) -> list[Tensor]:
+    """Relevance in proportion to the addends of one sign."""
+    parts = [_one_sign(addend, sign) for addend in addends]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    scaled = safe_divide(relevance, total)
+    return [part * scaled for part in parts]

@@ -123,6 +123,8 @@ class _Recorder(TorchFunctionMode):
                 f"from {self._caller()[0] or 'the model itself'}; use the out-of-place form or clone first"
             )
         result = self._note(function, base, args, kwargs, sources)
+        if result is changed:  # dropout in evaluation mode returns its input
+            return result
         self._stale.add(changed.untyped_storage().data_ptr())
         self._replaced[id(changed)] = (changed, result)
         return result

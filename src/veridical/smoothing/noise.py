@@ -16,7 +16,7 @@ from veridical.checks import check_inputs
 from veridical.smoothing.softplus import explainer_name, predicted_target
 from veridical.values import Explainer, Target
 
-_FOLDED_BATCH = 32
+_FOLDED_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class NoiseAveraged:
         seed: of the generator that is made for this call; the global generator is not touched.
         range: "image" for each image's own max - min over all channels, or a number in input units (a
             paper's "values an input can take": 1 for images in [0, 1], 4.76 for ImageNet normalization).
-        chunk: noisy copies in one call of `explainer`; None folds up to 32 images into one batch.
+        chunk: noisy copies in one call of `explainer`; None folds up to 16 images into one batch.
         average: "signed" averages the relevance as it comes, "normalized" first turns each map into
             ``|R| / sum |R|``. The paper does not say which of the two it did.
     """
@@ -72,7 +72,7 @@ class NoiseAveraged:
         """Mean relevance (N, C, H, W) over the noisy copies."""
         check_inputs(inputs)
         batch = len(inputs)
-        classes = target if isinstance(target, Tensor) else predicted_target(model, inputs, target)
+        classes = predicted_target(model, inputs, target)
         noise = self._noise(inputs)
         chunk = self.chunk or max(1, _FOLDED_BATCH // max(1, batch))
         total = torch.zeros_like(inputs)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from veridical.checks import evaluation_mode, resolve_target
+from veridical.checks import check_logits, evaluation_mode, resolve_target
 from veridical.smoothing.activations import rectification
 from veridical.smoothing.schedule import check_beta
 from veridical.values import Explainer, Target
@@ -164,9 +164,8 @@ class BetaSmoothed:
 
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
         """Relevance (N, C, H, W) of the smoothed network, differentiable where `inputs` requires grad."""
-        if not isinstance(target, Tensor):
-            target = predicted_target(model, inputs, target)
-        return self.explainer(SmoothedModel(model, self.beta), inputs, target)
+        classes = predicted_target(model, inputs, target)
+        return self.explainer(SmoothedModel(model, self.beta), inputs, classes)
 
 
 def beta_smooth(explainer: Explainer, beta: float = 0.8) -> BetaSmoothed:
@@ -181,11 +180,17 @@ def beta_smooth(explainer: Explainer, beta: float = 0.8) -> BetaSmoothed:
 def predicted_target(model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
     """`target` as a LongTensor (N,): one class for all, or each image's prediction where None.
 
+    A class that is given costs no forward pass; whether it exists is for the explainer to check.
+
     Raises:
-        ValueError: where the class is not one of the model's.
+        TypeError: where the target is of another type.
     """
+    if isinstance(target, Tensor):
+        return target
+    if isinstance(target, int) and not isinstance(target, bool):
+        return torch.full((len(inputs),), target, dtype=torch.long, device=inputs.device)
     with torch.no_grad(), evaluation_mode(model):
-        logits = model(inputs.detach())
+        logits = check_logits(model(inputs.detach()), len(inputs))
     return resolve_target(logits, target)
 
 
