@@ -25,12 +25,12 @@ MAY_IMPORT = {
     "attributions": {"rules", "smoothing"},
     "attacks": {"metrics", "smoothing"},
     "faithfulness": {"rules", "metrics"},
-    "audit": {"attributions", "rules", "smoothing", "attacks", "faithfulness", "metrics"},
+    "auditing": {"attributions", "rules", "smoothing", "attacks", "faithfulness", "metrics"},
     "report": {"records"},
-    "cli": {"audit", "report", "models", "data"},
+    "cli": {"auditing", "report", "models", "data"},
     "api": {
         "attributions", "rules", "smoothing", "attacks", "faithfulness", "metrics",
-        "audit", "report", "models", "data",
+        "auditing", "report", "models", "data",
     },
 }  # fmt: skip
 # Not layers: what the package offers, and `python -m veridical`.
@@ -143,7 +143,7 @@ def test_the_documentation_shows_this_table():
         ("import veridical", {"api"}),
         ("from veridical import __version__", set()),
         ("import torch", set()),
-        ("def f():\n    from veridical.audit import run", {"audit"}),
+        ("def f():\n    from veridical.auditing import run", {"auditing"}),
     ],
 )
 def test_the_test_sees_every_form_of_import(text, expected, tmp_path):

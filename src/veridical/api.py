@@ -9,8 +9,8 @@ from veridical import attacks, faithfulness
 from veridical.attacks import Manipulation, ManipulationSettings
 from veridical.attributions import method as find_method
 from veridical.attributions import rule_coverage
-from veridical.audit import AuditOptions, AuditReport
-from veridical.audit import audit as run_audit
+from veridical.auditing import AuditOptions, AuditReport
+from veridical.auditing import audit as run_audit
 from veridical.faithfulness import CascadingRandomization, CosineConvergence, RandomLogit
 from veridical.report import render
 from veridical.rules import Coverage
@@ -115,7 +115,7 @@ def audit(
     seed: int = 0,
     **options: Unpack[AuditOptions],
 ) -> AuditReport:
-    """Every test on every method, and a verdict on each; see `veridical.audit.audit` for the arguments.
+    """Every test on every method, and a verdict on each; see `veridical.auditing.audit` for the arguments.
 
     Where `out` is given, the run directory ends with `report.html`.
     """

@@ -73,7 +73,7 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(call, tmp_path, monke
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("veridical.audit.run.measure", interrupted)
+    monkeypatch.setattr("veridical.auditing.run.measure", interrupted)
     result = call(*arguments(tmp_path))
     assert result.exit_code == 130 and "run the same command again" in result.stderr
 

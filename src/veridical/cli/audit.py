@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from veridical.audit import (
+from veridical.auditing import (
     PRESETS,
     AuditReport,
     Progress,

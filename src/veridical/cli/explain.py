@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from veridical.audit import PRESETS, find_methods
+from veridical.auditing import PRESETS, find_methods
 from veridical.cli.errors import names, one_line_errors
 from veridical.cli.options import Device, Folder, Methods, Model, Weights, load_material
 from veridical.records import write_arrays, write_bytes

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from veridical.audit import judge, load_policy
+from veridical.auditing import judge, load_policy
 from veridical.checks import nearest_names
 from veridical.cli.errors import one_line_errors
 from veridical.records import read_run, read_scores

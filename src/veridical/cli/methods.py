@@ -1,6 +1,6 @@
 """`veridical methods`: the built-in explanation methods."""
 
-from veridical.audit import PRESETS, describe, find_methods, method_names
+from veridical.auditing import PRESETS, describe, find_methods, method_names
 from veridical.cli.listing import show
 from veridical.cli.options import Json
 

@@ -1,6 +1,6 @@
 """`veridical tests`: the tests of explanations."""
 
-from veridical.audit import DESCRIPTIONS
+from veridical.auditing import DESCRIPTIONS
 from veridical.cli.listing import show
 from veridical.cli.options import Json
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from veridical.attacks import Manipulation, ManipulationSettings, manipulate
 from veridical.attributions import saliency
-from veridical.audit.plan import Task
+from veridical.auditing.plan import Task
 from veridical.faithfulness import cascading_randomization, cosine_convergence, random_logit
 from veridical.metrics import bootstrap_interval
 from veridical.records import Arrays, Score

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from veridical.attributions import method as find_method
-from veridical.audit import audit
-from veridical.audit.measure import measure
+from veridical.auditing import audit
+from veridical.auditing.measure import measure
 from veridical.records import read_arrays, read_run, read_scores
 
 FAST = {"methods": ["gradient", "lrp-zplus"], "tests": ["random-logit", "cosine-convergence"]}
@@ -44,7 +44,7 @@ def count_measures(monkeypatch, fail_at=None, error=KeyboardInterrupt):
         calls.append(work.task.key)
         return measure(subject, work)
 
-    monkeypatch.setattr("veridical.audit.run.measure", counted)
+    monkeypatch.setattr("veridical.auditing.run.measure", counted)
     return calls
 
 
@@ -63,7 +63,7 @@ def test_a_run_directory_holds_what_the_report_reads(network, images, tmp_path):
 
 
 def test_all_tests_run_and_what_does_not_apply_is_recorded(network, images, tmp_path, monkeypatch):
-    from veridical.audit import PRESETS, Preset
+    from veridical.auditing import PRESETS, Preset
 
     monkeypatch.setitem(PRESETS, "quick", Preset(5, 3, 1, 2, 1, 3, 1e-2, ("gradient",), 2))
     report = audit(network, images, out=tmp_path / "run", methods=["gradient", "smoothgrad"])

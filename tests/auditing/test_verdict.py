@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from veridical.audit import judge, load_policy
+from veridical.auditing import judge, load_policy
 from veridical.records import Run, Score, SkippedRecord
 
 ALL = ("random-logit", "cascading-randomization", "cosine-convergence")

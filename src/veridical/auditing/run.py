@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from veridical.audit.measure import Outcome, Subject, Work, array, measure
-from veridical.audit.plan import (
+from veridical.auditing.measure import Outcome, Subject, Work, array, measure
+from veridical.auditing.plan import (
     DESCRIPTIONS,
     PRESETS,
     Preset,
@@ -26,10 +26,10 @@ from veridical.audit.plan import (
     make_plan,
     settings_of,
 )
-from veridical.audit.policy import Policy, load_policy
-from veridical.audit.result import AuditReport, merge_maps
-from veridical.audit.store import Store
-from veridical.audit.verdict import judge
+from veridical.auditing.policy import Policy, load_policy
+from veridical.auditing.result import AuditReport, merge_maps
+from veridical.auditing.store import Store
+from veridical.auditing.verdict import judge
 from veridical.checks import check_deterministic, check_inputs, check_logits, evaluation_mode, resolve_target
 from veridical.records import (
     EnvironmentRecord,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veridical.attributions import method as find_method
-from veridical.audit.policy import TEST_NAMES
+from veridical.auditing.policy import TEST_NAMES
 from veridical.checks import nearest_names
 from veridical.records import SkippedRecord
 from veridical.values import Explainer

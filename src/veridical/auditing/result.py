@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from veridical.audit.measure import Outcome
-from veridical.audit.plan import Task
-from veridical.audit.store import check_directory
+from veridical.auditing.measure import Outcome
+from veridical.auditing.plan import Task
+from veridical.auditing.store import check_directory
 from veridical.records import (
     MAPS_FOLDER,
     Arrays,

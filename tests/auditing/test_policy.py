@@ -1,6 +1,6 @@
 import pytest
 
-from veridical.audit import PolicyError, load_policy
+from veridical.auditing import PolicyError, load_policy
 
 GOOD = '[tests.random-logit]\nstatistic = "median_ssim"\nthreshold = 0.9\nsource = "a paper"\n'
 

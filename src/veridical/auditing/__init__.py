@@ -1,7 +1,7 @@
 """The audit: runs every test on every method, and says which methods may be believed."""
 
 from veridical.attributions import methods as method_names
-from veridical.audit.plan import (
+from veridical.auditing.plan import (
     DEFAULT_METHODS,
     DESCRIPTIONS,
     PRESETS,
@@ -11,11 +11,11 @@ from veridical.audit.plan import (
     find_methods,
     find_tests,
 )
-from veridical.audit.policy import TEST_NAMES, Policy, PolicyError, TestPolicy, load_policy
-from veridical.audit.result import AuditReport
-from veridical.audit.run import AuditOptions, Progress, audit
-from veridical.audit.store import check_directory
-from veridical.audit.verdict import judge
+from veridical.auditing.policy import TEST_NAMES, Policy, PolicyError, TestPolicy, load_policy
+from veridical.auditing.result import AuditReport
+from veridical.auditing.run import AuditOptions, Progress, audit
+from veridical.auditing.store import check_directory
+from veridical.auditing.verdict import judge
 
 __all__ = [
     "DEFAULT_METHODS",

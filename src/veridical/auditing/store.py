@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from veridical.audit.measure import Outcome
-from veridical.audit.plan import Task
+from veridical.auditing.measure import Outcome
+from veridical.auditing.plan import Task
 from veridical.records import (
     RUN_FILE,
     RecordError,

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veridical.audit.policy import Policy, TestPolicy
+from veridical.auditing.policy import Policy, TestPolicy
 from veridical.records import Evidence, Run, Score, SkippedRecord, Verdict
 
 FAILURES = {
