@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attributions.gradient import Gradient, Output, input_gradient
-from veridical.checks import check_inputs
 from veridical.smoothing import predicted_target, smoothgrad
 from veridical.values import Target
 
@@ -53,7 +52,6 @@ class IntegratedGradients:
 
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
         """Signed relevance, of the shape of `inputs`; a target of None is the image's predicted class."""
-        check_inputs(inputs)
         classes = predicted_target(model, inputs, target)
         positions, weights = self._quadrature()
         difference = inputs - self.baseline
@@ -106,7 +104,6 @@ class SmoothGrad:
 
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
         """Signed relevance, of the shape of `inputs`; a target of None is the image's predicted class."""
-        check_inputs(inputs)
         averaged = smoothgrad(
             Gradient(self.output), self.samples, self.noise, seed=self.seed, range=self.range
         )

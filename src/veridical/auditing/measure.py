@@ -98,7 +98,7 @@ def _random_logit(subject: Subject, work: Work) -> Outcome:
         work.score("ssim", value, image=name) for value, name in zip(values, subject.names, strict=True)
     ]
     scores.append(work.summary("median_ssim", values))
-    arrays = {"original": array(result.relevance.sum(1)), "other_logit": array(result.other_relevance.sum(1))}
+    arrays = {"original": array(result.maps), "other_logit": array(result.other_maps)}
     others = [int(other) for other in result.other_target]
     metadata = {"other_targets": others, "other_labels": [subject.label(other) for other in others]}
     return Outcome(scores, arrays, metadata, {"reduction." + work.task.method: result.reduction})

@@ -203,7 +203,7 @@ def _randomization_chart(data: RunData, name: str) -> Chart | None:
         [row.layer for row in rows], values, [row.ci_low for row in rows], [row.ci_high for row in rows]
     )
     lowest = min([0.0, *(bound for bound in (*values, *curve.low) if np.isfinite(bound))])
-    axis = Axis("median SSIM to the original map", limits=(lowest * 1.05, 1.02))
+    axis = Axis("median SSIM", limits=(lowest * 1.05, 1.02))
     caption = "Median similarity to the original map over all photographs, with its interval (shaded)."
     return Chart(curve_picture(curve, axis), _curve_alt("Median SSIM after each step", curve), caption)
 

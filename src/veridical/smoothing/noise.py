@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs
 from veridical.smoothing.softplus import explainer_name, predicted_target
 from veridical.values import Explainer, Target
 
@@ -70,7 +69,6 @@ class NoiseAveraged:
 
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
         """Mean relevance (N, C, H, W) over the noisy copies."""
-        check_inputs(inputs)
         batch = len(inputs)
         classes = predicted_target(model, inputs, target)
         noise = self._noise(inputs)

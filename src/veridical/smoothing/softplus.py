@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from veridical.checks import check_logits, evaluation_mode, resolve_target
+from veridical.checks import check_inputs, check_logits, evaluation_mode, resolve_target
 from veridical.smoothing.activations import rectification
 from veridical.smoothing.schedule import check_beta
 from veridical.values import Explainer, Target
@@ -183,8 +183,10 @@ def predicted_target(model: nn.Module, inputs: Tensor, target: Target = None) ->
     A class that is given costs no forward pass; whether it exists is for the explainer to check.
 
     Raises:
-        TypeError: where the target is of another type.
+        TypeError: where inputs or target are of another type.
+        ValueError: where the inputs are no finite batch of images.
     """
+    check_inputs(inputs)
     if isinstance(target, Tensor):
         return target
     if isinstance(target, int) and not isinstance(target, bool):
