@@ -108,20 +108,31 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_deterministic(model: nn.Module, inputs: Tensor) -> None:
-    """Check that the model gives the same logits twice for the same inputs.
+    """Check that the model gives the same logits twice for the same inputs, and leaves the inputs alone.
 
     Raises:
-        ValueError: if the two outputs differ.
+        ValueError: if the two outputs differ, or the model edits its input in place.
     """
+    given = inputs.detach().clone()
     with torch.no_grad(), evaluation_mode(model), torch.random.fork_rng():
-        first = check_logits(model(inputs), len(inputs))
-        second = check_logits(model(inputs), len(inputs))
+        first = check_logits(model(given), len(inputs))
+        if not torch.equal(given, inputs):
+            raise ValueError(edits_input(type(model).__name__))
+        second = check_logits(model(given), len(inputs))
     if not torch.equal(first, second):
         difference = (first - second).abs().max().item()
         raise ValueError(
             f"expected a deterministic model, got logits that differ by {difference:.3g} between two runs on "
             "the same inputs; switch off dropout, noise or sampling in evaluation mode"
         )
+
+
+def edits_input(what: str) -> str:
+    """The message for a model that changes its own input."""
+    return (
+        f"expected a model that leaves its input alone, got {what} in place on the input; "
+        "use the out-of-place form or clone the input first"
+    )
 
 
 def nearest_names(name: str, known: Collection[str]) -> str:

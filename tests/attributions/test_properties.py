@@ -135,6 +135,20 @@ def test_a_target_out_of_range_is_named(explainer, target: int) -> None:
         explainer(seeded(Sequential), images(), target)
 
 
+class EditsInput(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.5))
+
+
+@EVERY_METHOD
+def test_a_model_that_edits_its_input_is_refused(explainer) -> None:
+    x = images()
+    before = x.clone()
+    with pytest.raises(ValueError, match="in place on the input"):
+        explainer(seeded(EditsInput), x, 1)
+    assert torch.equal(x, before)
+
+
 @EVERY_METHOD
 def test_nan_inputs_are_refused(explainer) -> None:
     x = images()

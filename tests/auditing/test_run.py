@@ -227,6 +227,17 @@ def test_nan_and_noise_are_found_before_the_work(network, images):
         audit(Noisy().eval(), torch.zeros(2, 3, 8, 8))
 
 
+def test_a_model_that_edits_its_input_is_refused():
+    class Edits(torch.nn.Module):
+        def forward(self, x):
+            return x.mul_(2).mean((2, 3))
+
+    given = torch.ones(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="got Edits in place on the input"):
+        audit(Edits().eval(), given)
+    assert torch.equal(given, torch.ones(2, 3, 8, 8))
+
+
 def test_run_json_is_strict_json(network, images, tmp_path):
     audit(network, images[:1], out=tmp_path / "run", methods=["gradient"])
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs, check_logits, evaluation_mode, resolve_target
+from veridical.checks import check_inputs, check_logits, edits_input, evaluation_mode, resolve_target
 from veridical.rules import RuleSet, affine_gradient, class_start, gradient, propagate, record
 from veridical.values import Target
 
@@ -38,7 +38,7 @@ def input_gradient(
     check_inputs(inputs)
     image = inputs.detach().requires_grad_()
     with torch.enable_grad(), evaluation_mode(model):
-        logits = check_logits(model(image), len(inputs))
+        logits = check_logits(_forward(model, image), len(inputs))
         classes = resolve_target(logits, target)
         scores = logits.softmax(1) if output == "probability" else logits
         chosen = scores.gather(1, classes[:, None])
@@ -46,6 +46,16 @@ def input_gradient(
         chosen, image, chosen.detach() if output == "logit-value" else torch.ones_like(chosen)
     )
     return result, logits.detach()
+
+
+def _forward(model: nn.Module, image: Tensor) -> object:
+    """The model's output; autograd refuses an edit of the image in place before it happens."""
+    try:
+        return model(image)
+    except RuntimeError as error:
+        if "leaf Variable that requires grad is being used in an in-place operation" not in str(error):
+            raise
+        raise ValueError(edits_input(type(model).__name__)) from error
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from veridical.checks import check_inputs, check_logits, evaluation_mode
+from veridical.checks import check_inputs, check_logits, edits_input, evaluation_mode
 from veridical.rules.operations import Operation, kind_of
 
 
@@ -118,10 +118,7 @@ class _Recorder(TorchFunctionMode):
         function, base, args, kwargs = inplace
         changed = args[0] if args else kwargs["input"]
         if changed is self._image:
-            raise ValueError(
-                f"expected a model that leaves its input alone, got {base} in place on the input, called "
-                f"from {self._caller()[0] or 'the model itself'}; use the out-of-place form or clone first"
-            )
+            raise ValueError(edits_input(f"{base}, called from {self._caller()[0] or 'the model itself'},"))
         result = self._note(function, base, args, kwargs, sources)
         if result is changed:  # dropout in evaluation mode returns its input
             return result

@@ -192,7 +192,7 @@ def predicted_target(model: nn.Module, inputs: Tensor, target: Target = None) ->
     if isinstance(target, int) and not isinstance(target, bool):
         return torch.full((len(inputs),), target, dtype=torch.long, device=inputs.device)
     with torch.no_grad(), evaluation_mode(model):
-        logits = check_logits(model(inputs.detach()), len(inputs))
+        logits = check_logits(model(inputs.detach().clone()), len(inputs))
     return resolve_target(logits, target)
 
 
