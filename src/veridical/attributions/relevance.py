@@ -1,5 +1,6 @@
 """The methods that change the backward pass: guided backpropagation, deconvolution, LRP, deep Taylor."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -45,15 +46,29 @@ _LRP: dict[str, Rule] = {
 _LINEAR_KINDS = frozenset({"convolution", "linear", "batch_norm"})
 
 
-def _explain(rules: RuleSet, model: nn.Module, inputs: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    trace = record(model, inputs)
-    start = class_start(trace, resolve_target(trace.logits, target), rules.seed)
-    relevance = propagate(trace, rules, start).inputs[0]
-    return relevance, trace.logits if trace.differentiable else trace.logits.detach()
+class RuleBased(ABC):
+    """A method that is nothing but its propagation rules."""
+
+    @property
+    @abstractmethod
+    def rules(self) -> RuleSet:
+        """The method's propagation rules."""
+
+    def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
+        """Signed relevance, of the shape of `inputs`."""
+        return self.with_logits(model, inputs, target)[0]
+
+    def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
+        """The relevance and the logits (N, K) of the one forward pass."""
+        trace = record(model, inputs)
+        rules = self.rules
+        start = class_start(trace, resolve_target(trace.logits, target), rules.seed)
+        relevance = propagate(trace, rules, start).inputs[0]
+        return relevance, trace.logits if trace.differentiable else trace.logits.detach()
 
 
 @dataclass(frozen=True)
-class GuidedBackprop:
+class GuidedBackprop(RuleBased):
     """The gradient, with negative backward signals cut at every activation (Springenberg et al. 2015).
 
     R_in = [R]+ f'(x) at activations, the gradient elsewhere. On softplus activations the relevance is
@@ -81,17 +96,9 @@ class GuidedBackprop:
             seed=self.seed, overrides=self.overrides,
         )  # fmt: skip
 
-    def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
-        """Signed relevance, of the shape of `inputs`."""
-        return _explain(self.rules, model, inputs, target)[0]
-
-    def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
-        """The relevance and the logits (N, K) of the one forward pass."""
-        return _explain(self.rules, model, inputs, target)
-
 
 @dataclass(frozen=True)
-class Deconvnet:
+class Deconvnet(RuleBased):
     """The gradient, with a rectification of the backward signal in the place of activations.
 
     Zeiler and Fergus 2014.
@@ -118,17 +125,9 @@ class Deconvnet:
             seed=self.seed, overrides=self.overrides,
         )  # fmt: skip
 
-    def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
-        """Signed relevance, of the shape of `inputs`."""
-        return _explain(self.rules, model, inputs, target)[0]
-
-    def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
-        """The relevance and the logits (N, K) of the one forward pass."""
-        return _explain(self.rules, model, inputs, target)
-
 
 @dataclass(frozen=True)
-class ProportionalLRP:
+class ProportionalLRP(RuleBased):
     """LRP by the z rule, or by its stabilized form, the epsilon rule (Bach et al. 2015).
 
     R_in = x W^T (R / (z + epsilon sign(z))), z = W x + b: the bias absorbs its share. Sums and average
@@ -167,17 +166,9 @@ class ProportionalLRP:
             fold_batch_norm=self.fold_batch_norm, overrides=self.overrides,
         )  # fmt: skip
 
-    def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
-        """Signed relevance, of the shape of `inputs`."""
-        return _explain(self.rules, model, inputs, target)[0]
-
-    def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
-        """The relevance and the logits (N, K) of the one forward pass."""
-        return _explain(self.rules, model, inputs, target)
-
 
 @dataclass(frozen=True)
-class AlphaBetaLRP:
+class AlphaBetaLRP(RuleBased):
     """LRP by the alpha-beta rule (Bach et al. 2015); z+ and deep Taylor decomposition are members.
 
     Positive products hand on alpha times the relevance, negative ones minus beta times. Residual sums
@@ -241,11 +232,3 @@ class AlphaBetaLRP:
             first=affine_z_box if self.first == "z-box" else None, seed=self.seed,
             fold_batch_norm=self.fold_batch_norm, bounds=self.bounds, overrides=self.overrides,
         )  # fmt: skip
-
-    def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
-        """Signed relevance, of the shape of `inputs`."""
-        return _explain(self.rules, model, inputs, target)[0]
-
-    def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
-        """The relevance and the logits (N, K) of the one forward pass."""
-        return _explain(self.rules, model, inputs, target)
