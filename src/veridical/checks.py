@@ -135,6 +135,16 @@ def edits_input(what: str) -> str:
     )
 
 
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
+    """Check that an option has one of its known values.
+
+    Raises:
+        ValueError: if it has not; the message lists them.
+    """
+    if value not in known:
+        raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
+
+
 def nearest_names(name: str, known: Collection[str]) -> str:
     """The text that names the nearest known names: "did you mean a, b?"; or all of them when none is near."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

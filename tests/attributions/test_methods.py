@@ -140,8 +140,16 @@ def test_names_and_options_are_checked() -> None:
         method("deep-taylor", bounds=(1.0, 0.0))
     with pytest.raises(ValueError, match="epsilon of 0 or more"):
         method("lrp-epsilon", epsilon=-1.0)
-    with pytest.raises(ValueError, match="got \"?'?half"):
-        method("lrp-zplus", bias="half")
+    choices = {
+        "lrp-zplus": ("bias", "seed"), "deep-taylor": ("first",), "lrp-z": ("seed",), "deconvnet": ("seed",),
+        "guided-backprop": ("seed",), "gradient": ("output",), "gradient-x-input": ("output",),
+        "smoothgrad": ("output",), "integrated-gradients": ("output", "nodes"),
+    }  # fmt: skip
+    for name, option in ((name, option) for name, options in choices.items() for option in options):
+        with pytest.raises(ValueError, match=f"expected {option} to be one of .*, got 'half'"):
+            method(name, **{option: "half"})
+    with pytest.raises(ValueError, match="the override of relu to be one of gradient, pass, got 'half'"):
+        method("lrp-z", overrides=(("relu", "half"),))(seeded(Residual), images())
 
 
 def test_conventions_set_what_the_papers_code_did() -> None:

@@ -1,12 +1,19 @@
 """The gradient, and the gradient times the input."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs, check_logits, edits_input, evaluation_mode, resolve_target
+from veridical.checks import (
+    check_choice,
+    check_inputs,
+    check_logits,
+    edits_input,
+    evaluation_mode,
+    resolve_target,
+)
 from veridical.rules import RuleSet, affine_gradient, class_start, gradient, propagate, record
 from veridical.values import Target
 
@@ -71,6 +78,10 @@ class Gradient:
 
     output: Output = "logit"
 
+    def __post_init__(self) -> None:
+        """Check the score."""
+        check_choice("output", self.output, get_args(Output))
+
     @property
     def name(self) -> str:
         """The method's name."""
@@ -102,6 +113,10 @@ class GradientTimesInput:
     """
 
     output: Output = "logit"
+
+    def __post_init__(self) -> None:
+        """Check the score."""
+        check_choice("output", self.output, get_args(Output))
 
     @property
     def name(self) -> str:

@@ -1,13 +1,14 @@
 """Integrated gradients and SmoothGrad: averages of the gradient over many inputs."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from veridical.attributions.gradient import Gradient, Output, input_gradient
+from veridical.checks import check_choice
 from veridical.smoothing import predicted_target, smoothgrad
 from veridical.values import Target
 
@@ -44,6 +45,8 @@ class IntegratedGradients:
         """Check the counts."""
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"expected steps and batch of at least 1, got {self.steps} and {self.batch}")
+        check_choice("nodes", self.nodes, get_args(Nodes))
+        check_choice("output", self.output, get_args(Output))
 
     @property
     def name(self) -> str:

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from veridical.checks import resolve_target
+from veridical.checks import check_choice, resolve_target
 from veridical.rules import (
     AffineRule,
     Bias,
@@ -83,6 +83,10 @@ class GuidedBackprop(RuleBased):
     seed: Seed = "one"
     overrides: Overrides = ()
 
+    def __post_init__(self) -> None:
+        """Check the start."""
+        check_choice("seed", self.seed, get_args(Seed))
+
     @property
     def name(self) -> str:
         """The method's name."""
@@ -111,6 +115,10 @@ class Deconvnet(RuleBased):
 
     seed: Seed = "one"
     overrides: Overrides = ()
+
+    def __post_init__(self) -> None:
+        """Check the start."""
+        check_choice("seed", self.seed, get_args(Seed))
 
     @property
     def name(self) -> str:
@@ -150,6 +158,7 @@ class ProportionalLRP(RuleBased):
         """Check epsilon."""
         if not self.epsilon >= 0:
             raise ValueError(f"expected epsilon of 0 or more, got {self.epsilon}; try 1e-6")
+        check_choice("seed", self.seed, get_args(Seed))
 
     @property
     def name(self) -> str:
@@ -211,8 +220,9 @@ class AlphaBetaLRP(RuleBased):
             )
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"expected bounds (low, high) with low < high, got {self.bounds}")
-        if self.bias not in ("none", "signed", "whole"):
-            raise ValueError(f'expected bias "none", "signed" or "whole", got {self.bias!r}')
+        check_choice("bias", self.bias, get_args(Bias))
+        check_choice("first", self.first, ("same", "z-box"))
+        check_choice("seed", self.seed, get_args(Seed))
 
     @property
     def name(self) -> str:

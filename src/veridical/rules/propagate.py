@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from veridical.checks import check_choice
 from veridical.rules.affine import affine_of, fold
 from veridical.rules.catalog import Application, Rule, RuleSet, gradient, pass_through
 from veridical.rules.operations import Operation
@@ -135,6 +136,8 @@ class _Sweep:
         for operation in trace.operations:
             for tensor in operation.sources:
                 self.uses[id(tensor)] = self.uses.get(id(tensor), 0) + 1
+        for base, name in rules.overrides:
+            check_choice(f"the override of {base}", name, _OVERRIDES)
         self.overrides = {base: _OVERRIDES[name] for base, name in rules.overrides}
 
     def run(self, origin: Tensor, start: Tensor) -> Propagation:
