@@ -24,10 +24,6 @@ EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS)
 
 def test_no_method_is_forgotten() -> None:
     assert set(methods()) <= set(EXPLAINERS)
-    assert set(methods()) == {
-        "gradient", "gradient-x-input", "integrated-gradients", "smoothgrad", "guided-backprop", "deconvnet",
-        "lrp-z", "lrp-epsilon", "lrp-zplus", "lrp-alpha1-beta0", "lrp-alpha2-beta1", "deep-taylor",
-    }  # fmt: skip
 
 
 @EVERY_NETWORK

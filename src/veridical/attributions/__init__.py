@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from veridical.attributions.gradient import Gradient, GradientTimesInput
 from veridical.attributions.integrated import IntegratedGradients, SmoothGrad
-from veridical.attributions.relevance import AlphaBetaLRP, Deconvnet, GuidedBackprop, ProportionalLRP
+from veridical.attributions.modified_gradient import Deconvnet, GuidedBackprop
+from veridical.attributions.relevance import AlphaBetaLRP, ProportionalLRP
 from veridical.attributions.saliency import saliency
 from veridical.checks import nearest_names
 from veridical.rules import Coverage, coverage, record

@@ -14,7 +14,7 @@ from veridical.checks import (
     evaluation_mode,
     resolve_target,
 )
-from veridical.rules import RuleSet, affine_gradient, class_start, gradient, propagate, record
+from veridical.rules import RuleSet, Trace, affine_gradient, class_start, gradient, propagate, record
 from veridical.values import Target
 
 Output = Literal["logit", "logit-value", "probability"]
@@ -36,12 +36,7 @@ def input_gradient(
     if inputs.requires_grad:
         trace = record(model, inputs)
         classes = resolve_target(trace.logits, target)
-        start = class_start(trace, classes, "value" if output == "logit-value" else "one")
-        if output == "probability":
-            chosen = trace.logits.softmax(1)
-            share = chosen.gather(1, classes[:, None])
-            start = share * (start - chosen)
-        return propagate(trace, GRADIENT_RULES, start).inputs[0], trace.logits
+        return gradient_from_trace(trace, classes[None], output)[0], trace.logits
     check_inputs(inputs)
     image = inputs.detach().requires_grad_()
     with torch.enable_grad(), evaluation_mode(model):
@@ -53,6 +48,17 @@ def input_gradient(
         chosen, image, chosen.detach() if output == "logit-value" else torch.ones_like(chosen)
     )
     return result, logits.detach()
+
+
+def gradient_from_trace(trace: Trace, targets: Tensor, output: Output = "logit") -> Tensor:
+    """Gradient (T, N, C, H, W) of the explained scores of LongTensor targets (T, N)."""
+    start = class_start(trace, targets, "value" if output == "logit-value" else "one")
+    if output == "probability":
+        logits = trace.logits if trace.differentiable else trace.logits.detach()
+        probabilities = logits.softmax(1)
+        share = probabilities.expand(len(targets), -1, -1).gather(2, targets[..., None])
+        start = share * (start - probabilities)
+    return propagate(trace, GRADIENT_RULES, start).inputs
 
 
 def _forward(model: nn.Module, image: Tensor) -> object:
@@ -100,6 +106,10 @@ class Gradient:
         """The gradient and the logits (N, K) of the one forward pass."""
         return input_gradient(model, inputs, target, self.output)
 
+    def from_trace(self, trace: Trace, targets: Tensor) -> Tensor:
+        """The gradient (T, N, C, H, W) for LongTensor targets (T, N), from a pass that others may share."""
+        return gradient_from_trace(trace, targets, self.output)
+
 
 @dataclass(frozen=True)
 class GradientTimesInput:
@@ -131,3 +141,8 @@ class GradientTimesInput:
         """The product and the logits (N, K) of the one forward pass."""
         gradient_, logits = input_gradient(model, inputs, target, self.output)
         return gradient_ * inputs, logits
+
+    def from_trace(self, trace: Trace, targets: Tensor) -> Tensor:
+        """The product (T, N, C, H, W) for LongTensor targets (T, N), from a pass that others may share."""
+        inputs = trace.inputs if trace.differentiable else trace.inputs.detach()
+        return gradient_from_trace(trace, targets, self.output) * inputs

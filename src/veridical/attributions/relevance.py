@@ -1,13 +1,11 @@
-"""The methods that change the backward pass: guided backpropagation, deconvolution, LRP, deep Taylor."""
+"""Layer-wise relevance propagation and deep Taylor decomposition."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from torch import Tensor, nn
-
-from veridical.checks import check_choice, resolve_target
+from veridical.attributions.rule_based import Overrides, RuleBased
+from veridical.checks import check_choice
 from veridical.rules import (
     AffineRule,
     Bias,
@@ -16,26 +14,14 @@ from veridical.rules import (
     Seed,
     affine_alpha_beta,
     affine_epsilon,
-    affine_gradient,
     affine_z,
     affine_z_box,
-    class_start,
-    deconvolved,
     gradient,
-    guided,
     pass_through,
-    propagate,
     proportional,
-    record,
     signed_sum,
 )
-from veridical.values import Target
 
-Overrides = tuple[tuple[str, str], ...]
-
-_EXACT: dict[str, Rule] = dict.fromkeys(
-    ("max_pool", "average_pool", "structure", "sum", "shift", "scale", "product"), gradient
-)
 _LRP: dict[str, Rule] = {
     "activation": pass_through,
     "max_pool": gradient,
@@ -44,94 +30,6 @@ _LRP: dict[str, Rule] = {
     "scale": pass_through,
 }
 _LINEAR_KINDS = frozenset({"convolution", "linear", "batch_norm"})
-
-
-class RuleBased(ABC):
-    """A method that is nothing but its propagation rules."""
-
-    @property
-    @abstractmethod
-    def rules(self) -> RuleSet:
-        """The method's propagation rules."""
-
-    def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
-        """Signed relevance, of the shape of `inputs`."""
-        return self.with_logits(model, inputs, target)[0]
-
-    def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
-        """The relevance and the logits (N, K) of the one forward pass."""
-        trace = record(model, inputs)
-        rules = self.rules
-        start = class_start(trace, resolve_target(trace.logits, target), rules.seed)
-        relevance = propagate(trace, rules, start).inputs[0]
-        return relevance, trace.logits if trace.differentiable else trace.logits.detach()
-
-
-@dataclass(frozen=True)
-class GuidedBackprop(RuleBased):
-    """The gradient, with negative backward signals cut at every activation (Springenberg et al. 2015).
-
-    R_in = [R]+ f'(x) at activations, the gradient elsewhere. On softplus activations the relevance is
-    rectified by the same softplus, as in Dombrowski's code. On activations other than ReLU f' generalizes the
-    mask; no paper defines it.
-
-    Args:
-        seed: starting relevance of the class: 1, or the logit's value (Dombrowski 2019, Sixt 2020).
-        overrides: pairs of a function's name and "gradient" or "pass", for operations without a rule.
-    """
-
-    seed: Seed = "one"
-    overrides: Overrides = ()
-
-    def __post_init__(self) -> None:
-        """Check the start."""
-        check_choice("seed", self.seed, get_args(Seed))
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return "guided-backprop"
-
-    @property
-    def rules(self) -> RuleSet:
-        """The method's propagation rules."""
-        return RuleSet(
-            self.name, affine_gradient, {**_EXACT, "activation": guided}, frozenset({"activation"}),
-            seed=self.seed, overrides=self.overrides,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Deconvnet(RuleBased):
-    """The gradient, with a rectification of the backward signal in the place of activations.
-
-    Zeiler and Fergus 2014.
-    R_in = [R]+ at activations, whatever the forward mask was; the gradient elsewhere.
-
-    Args:
-        seed: starting relevance of the class: 1, or the logit's value (Sixt 2020).
-        overrides: pairs of a function's name and "gradient" or "pass", for operations without a rule.
-    """
-
-    seed: Seed = "one"
-    overrides: Overrides = ()
-
-    def __post_init__(self) -> None:
-        """Check the start."""
-        check_choice("seed", self.seed, get_args(Seed))
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return "deconvnet"
-
-    @property
-    def rules(self) -> RuleSet:
-        """The method's propagation rules."""
-        return RuleSet(
-            self.name, affine_gradient, {**_EXACT, "activation": deconvolved}, frozenset({"activation"}),
-            seed=self.seed, overrides=self.overrides,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,7 @@
 """The relevance engine: record an unmodified module's forward pass, propagate relevance over it."""
 
 from veridical.rules.catalog import (
-    AffineRule,
-    Application,
     Bias,
-    Rule,
-    RuleSet,
-    Seed,
     affine_alpha_beta,
     affine_epsilon,
     affine_gradient,
@@ -29,6 +24,7 @@ from veridical.rules.propagate import (
     coverage,
     propagate,
 )
+from veridical.rules.ruleset import AffineRule, Application, Rule, RuleSet, Seed
 from veridical.rules.trace import Trace, record
 
 __all__ = [

@@ -6,69 +6,20 @@ rule is written in differentiable tensor operations on the activations of the tr
 relevance can be differentiated once more at any time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from veridical.rules.affine import Affine
 from veridical.rules.operations import Operation
+from veridical.rules.ruleset import AffineRule, Application, Rule
 from veridical.tensors import safe_divide
 
 Bias = Literal["none", "signed", "whole"]
 """How a bias enters the denominators of alpha-beta rules: not at all; its positive part in the activator's
 and its negative part in the inhibitor's; or the whole bias in both (as the code of Sixt et al. 2020 does)."""
-
-Seed = Literal["one", "value"]
-"""The starting relevance of the explained class: 1, or the value of its logit."""
-
-Rule = Callable[[Operation, Sequence[Tensor]], tuple[Tensor, ...]]
-
-
-class Application(NamedTuple):
-    """An affine map at work: its input x (N, ...), its output y, and in a first layer the input's range."""
-
-    affine: Affine
-    x: Tensor
-    y: Tensor
-    low: Tensor | None = None
-    high: Tensor | None = None
-
-
-AffineRule = Callable[[Application, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class RuleSet:
-    """The rules of one explanation method, as data.
-
-    Attributes:
-        name: of the method.
-        affine: the rule of convolutions, linear layers and batch normalization.
-        rules: the rule of every other kind of operation that the method is defined on.
-        changed: the kinds whose rule differs from the gradient.
-        first: the rule of affine operations that see the image itself; None for `affine`.
-        otherwise: the rule of kinds without an entry; None makes them an error.
-        seed: the starting relevance of the explained class.
-        fold_batch_norm: treat a batch normalization and the convolution or linear layer before it as one map.
-        bounds: lowest and highest possible input value for `first`; None takes each image's own.
-        overrides: pairs of a function's base name and "gradient" or "pass", for operations without a rule.
-    """
-
-    name: str
-    affine: AffineRule
-    rules: Mapping[str, Rule]
-    changed: frozenset[str]
-    first: AffineRule | None = None
-    otherwise: Rule | None = None
-    seed: Seed = "one"
-    fold_batch_norm: bool = True
-    bounds: tuple[float, float] | None = None
-    overrides: tuple[tuple[str, str], ...] = field(default=())
-
 
 # --- rules of affine operations -----------------------------------------------------------------------------
 

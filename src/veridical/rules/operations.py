@@ -12,16 +12,21 @@ _KINDS: dict[str, str] = {
     "linear": "linear",
     "batch_norm": "batch_norm",
     **dict.fromkeys(
-        "relu relu6 hardtanh leaky_relu elu celu selu gelu silu mish softplus hardswish hardsigmoid sigmoid "
-        "logsigmoid tanh smooth_relu6".split(),
+        "relu relu6 hardtanh leaky_relu prelu elu celu selu gelu silu mish softplus softsign hardswish "
+        "hardsigmoid sigmoid logsigmoid tanh smooth_relu6".split(),
         "activation",
     ),
+    **dict.fromkeys(
+        "layer_norm group_norm instance_norm rms_norm local_response_norm".split(), "normalization"
+    ),
+    "softmax": "softmax",
+    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm", "mm"), "matmul"),
     **dict.fromkeys(
         "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d amax".split(), "max_pool"
     ),
     **dict.fromkeys(
         "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-        "mean sum".split(),
+        "mean sum interpolate upsample".split(),
         "average_pool",
     ),
     **dict.fromkeys(
@@ -37,6 +42,9 @@ _KINDS: dict[str, str] = {
 }
 
 _RECTIFIERS = {"clamp": "activation", "clamp_min": "activation"}
+
+GATES = frozenset({"softmax", "sigmoid", "hardsigmoid"})
+"""Functions whose results weigh other values: attention weights and the gates of squeeze-and-excitation."""
 
 
 def kind_of(base: str, active: int) -> str:
@@ -58,8 +66,8 @@ class Operation:
     Attributes:
         name: unique in its trace: the dotted name of a module without children, else "module:function",
             with `#2`, `#3` for repeated use.
-        kind: convolution, linear, batch_norm, activation, max_pool, average_pool, structure, sum, shift,
-            scale, product or unknown.
+        kind: convolution, linear, batch_norm, activation, normalization, softmax, max_pool, average_pool,
+            structure, sum, shift, scale, product, matmul or unknown.
         module: dotted name of the module whose code performed it ("" for the model itself).
         base: name of the function without its in-place underscore, such as "conv2d".
         function: the callable.
@@ -69,6 +77,7 @@ class Operation:
         counts: how often each of `sources` occurs among the arguments.
         outputs: its floating point results.
         on_image: whether nothing but structural operations lies between the image and this operation.
+        gates: for each of `sources`, whether it is a result of `GATES`, at most reshaped and scaled.
     """
 
     name: str
@@ -83,6 +92,7 @@ class Operation:
     counts: tuple[int, ...]
     outputs: tuple[Tensor, ...]
     on_image: bool
+    gates: tuple[bool, ...]
 
     @property
     def output(self) -> Tensor:
@@ -123,14 +133,14 @@ class Operation:
             for grad, tensor in zip(grads, self.inputs, strict=True)
         )
 
-    def replay(self, value: Tensor) -> Tensor:
-        """Call the operation again with `value` in the place of its first input."""
-        original = self.inputs[0]
+    def replay(self, *values: Tensor) -> Tensor:
+        """Call the operation again with `values` in the place of its first inputs."""
+        places = {id(tensor): value for tensor, value in zip(self.inputs, values, strict=False)}
 
         def swap(item: Any) -> Any:
-            if item is original:
-                return value
-            if isinstance(item, list | tuple):
+            if isinstance(item, Tensor):
+                return places.get(id(item), item)
+            if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
                 return type(item)(swap(part) for part in item)
             return item
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from veridical.checks import check_choice
 from veridical.rules.affine import affine_of, fold
-from veridical.rules.catalog import Application, Rule, RuleSet, gradient, pass_through
+from veridical.rules.catalog import gradient, pass_through
 from veridical.rules.operations import Operation
+from veridical.rules.ruleset import AffineRule, Application, Rule, RuleSet, Seed
 from veridical.rules.trace import Trace
 
 _AFFINE = ("convolution", "linear", "batch_norm")
@@ -119,7 +120,8 @@ def propagate(
     for name in wanted - set(trace.names):
         trace.operation(name)
     with torch.set_grad_enabled(trace.differentiable):
-        return _Sweep(trace, rules, wanted).run(origin, start)
+        complete = rules.bind(trace) if rules.bind is not None else rules
+        return _Sweep(trace, complete, wanted).run(origin, start)
 
 
 class _Sweep:
@@ -139,8 +141,10 @@ class _Sweep:
         for base, name in rules.overrides:
             check_choice(f"the override of {base}", name, _OVERRIDES)
         self.overrides = {base: _OVERRIDES[name] for base, name in rules.overrides}
+        self.last = next((op for op in reversed(trace.operations) if op.kind in _AFFINE), None)
 
     def run(self, origin: Tensor, start: Tensor) -> Propagation:
+        start = start if self.rules.lift is None else self.rules.lift(start)
         self.relevance[id(origin)] = start
         for operation in reversed(self.trace.operations):
             if any(id(tensor) in self.relevance for tensor in operation.outputs):
@@ -148,7 +152,7 @@ class _Sweep:
         inputs = self.relevance.get(id(self.trace.inputs))
         if inputs is None:
             inputs = start.new_zeros((len(start), *self.trace.inputs.shape))
-        return Propagation(inputs, self.kept)
+        return Propagation(self._read(self.trace.inputs, inputs), self.kept)
 
     def _step(self, operation: Operation, start: Tensor) -> None:
         received = [self.relevance.pop(id(tensor), None) for tensor in operation.outputs]
@@ -156,7 +160,7 @@ class _Sweep:
             start.new_zeros((len(start), *tensor.shape)) if r is None else r
             for r, tensor in zip(received, operation.outputs, strict=True)
         ]
-        self._keep(operation, relevance[0])
+        self._keep(operation, operation.output, relevance[0])
         if operation.base in self.overrides:
             self._give(operation, self.overrides[operation.base](operation, relevance))
         elif operation.kind in _AFFINE:
@@ -173,13 +177,20 @@ class _Sweep:
         bottom, affine = operation, affine_of(operation)
         before = self.producer.get(id(operation.sources[0]))
         if self._folds(operation, before) and before is not None:
-            self._keep(before, relevance)
+            self._keep(before, operation.output, relevance)
             bottom, affine = before, fold(affine_of(before), affine)
-        first = bottom.on_image and self.rules.first is not None
-        low, high = self._bounds(bottom) if first else (None, None)
-        rule = self.rules.first if first and self.rules.first is not None else self.rules.affine
-        at = Application(affine, bottom.inputs[0], operation.output, low, high)
+        rule = self._affine_rule(operation, bottom)
+        low, high = self._bounds(bottom) if rule is self.rules.first else (None, None)
+        at = Application(affine, bottom.inputs[0], operation.output, bottom.name, low, high)
         self._give(bottom, (rule(at, relevance),))
+
+    def _affine_rule(self, operation: Operation, bottom: Operation) -> AffineRule:
+        rules = self.rules
+        if rules.last is not None and operation is self.last:
+            return rules.last
+        if rules.first is not None and bottom.on_image:
+            return rules.first
+        return rules.dense if rules.dense is not None and bottom.kind == "linear" else rules.affine
 
     def _folds(self, operation: Operation, before: Operation | None) -> bool:
         return (
@@ -210,9 +221,12 @@ class _Sweep:
             low, high = step.replay(low), step.replay(high)
         return low, high
 
-    def _keep(self, operation: Operation, relevance: Tensor) -> None:
+    def _keep(self, operation: Operation, tensor: Tensor, relevance: Tensor) -> None:
         if operation.name in self.wanted:
-            self.kept[operation.name] = relevance
+            self.kept[operation.name] = self._read(tensor, relevance)
+
+    def _read(self, tensor: Tensor, relevance: Tensor) -> Tensor:
+        return relevance if self.rules.read is None else self.rules.read(tensor, relevance)
 
     def _give(self, operation: Operation, relevance: Sequence[Tensor]) -> None:
         for tensor, share in zip(operation.sources, relevance, strict=True):
@@ -220,10 +234,16 @@ class _Sweep:
             self.relevance[id(tensor)] = share if known is None else known + share
 
 
-def class_start(trace: Trace, targets: Tensor, seed: Literal["one", "value"]) -> Tensor:
-    """The starting relevance (1, N, K) at the logits: 1 or the logit's value at the target, 0 elsewhere."""
-    chosen = torch.nn.functional.one_hot(targets, trace.logits.shape[1]).to(trace.logits.dtype)
+def class_start(trace: Trace, targets: Tensor, seed: Seed) -> Tensor:
+    """The starting relevance (T, N, K) at the logits: 1 or the logit's value at the target, 0 elsewhere.
+
+    Args:
+        trace: a recorded forward pass.
+        targets: LongTensor (T, N), T classes for each image; or (N,), then T is 1.
+        seed: "one" or "value".
+    """
+    rows = targets[None] if targets.dim() == 1 else targets
+    chosen = torch.nn.functional.one_hot(rows, trace.logits.shape[1]).to(trace.logits.dtype)
     if seed == "value":
-        logits = trace.logits if trace.differentiable else trace.logits.detach()
-        chosen = chosen * logits
-    return chosen[None]
+        chosen = chosen * (trace.logits if trace.differentiable else trace.logits.detach())
+    return chosen

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from veridical.checks import check_inputs, check_logits, edits_input, evaluation_mode
-from veridical.rules.operations import Operation, kind_of
+from veridical.rules.operations import GATES, Operation, kind_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +25,14 @@ class Trace:
     """A recorded forward pass.
 
     Attributes:
+        model: the module that was recorded.
         inputs: the image batch (N, C, H, W) that the operations depend on.
         logits: the model's output (N, K).
         operations: in the order of execution, those that depend on the image.
         differentiable: whether what is computed from the trace is differentiable in `inputs`.
     """
 
+    model: nn.Module
     inputs: Tensor
     logits: Tensor
     operations: tuple[Operation, ...]
@@ -80,7 +82,7 @@ def record(model: nn.Module, inputs: Tensor) -> Trace:
             "expected logits that follow from the image by visible, differentiable operations, got none; "
             "explain the eager module (not a compiled or scripted one) and call it without torch.no_grad()"
         )
-    return Trace(image, logits, tuple(recorder.operations), differentiable)
+    return Trace(model, image, logits, tuple(recorder.operations), differentiable)
 
 
 class _Recorder(TorchFunctionMode):
@@ -91,6 +93,7 @@ class _Recorder(TorchFunctionMode):
         self.operations: list[Operation] = []
         self.active: dict[int, Tensor] = {id(image): image}  # also keeps tensors alive: ids stay unique
         self._on_image = {id(image)}
+        self._gates: set[int] = set()
         self._image = image
         self._names = {id(module): name for name, module in model.named_modules()}
         self._parents = {id(module) for module in model.modules() if next(module.children(), None)}
@@ -179,10 +182,13 @@ class _Recorder(TorchFunctionMode):
             return result
         kind = kind_of(base, len(found))
         on_image = all(id(tensor) in self._on_image for tensor in sources)
+        gates = tuple(id(tensor) in self._gates for tensor in sources)
         for tensor in outputs:
             self.active[id(tensor)] = tensor
             if on_image and kind in ("structure", "shift", "scale"):
                 self._on_image.add(id(tensor))
+            if base in GATES or (kind in ("structure", "scale") and all(gates)):
+                self._gates.add(id(tensor))
         module, leaf = self._caller()
         counts = tuple(sum(item is tensor for item in found) for tensor in sources)
         name = self._unique(module if leaf and module else f"{module}:{base}")
@@ -200,6 +206,7 @@ class _Recorder(TorchFunctionMode):
                 counts,
                 tuple(outputs),
                 on_image,
+                gates,
             )
         )
         return result
