@@ -20,6 +20,8 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0, dtype: torch.dtype = t
                 part.running_mean.normal_(std=0.3)
                 part.running_var.uniform_(0.5, 2.0)
                 nn.init.uniform_(part.weight, 0.5, 1.5)
+            elif isinstance(part, nn.LayerNorm):
+                nn.init.uniform_(part.weight, 0.5, 1.5)
     return module.to(dtype).eval()
 
 
@@ -109,9 +111,103 @@ class Shared(nn.Module):
         return self.head(self.linear_again(self.linear(x).relu()).relu())
 
 
+class Gated(nn.Module):
+    """Squeeze-and-excitation, x * sigmoid(x) written out, SiLU, hardswish, layer scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=2)
+        self.squeeze = nn.Conv2d(4, 2, 1)
+        self.excite = nn.Conv2d(2, 4, 1)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.wide = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.stem(x))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
+        x = gate * x + self.scale * F.hardswish(self.wide(x))
+        x = x * torch.sigmoid(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Concatenating(nn.Module):
+    """Concatenation as in DenseNet: batch normalization before the convolutions, average pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(3)
+        self.conv1 = nn.Conv2d(3, 2, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(5)
+        self.conv2 = nn.Conv2d(5, 4, 1, bias=False)
+        self.pool = nn.AvgPool2d(2, 2)
+        self.norm3 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, self.conv1(F.relu(self.norm1(x)))], 1)
+        x = self.pool(self.conv2(F.relu(self.norm2(x), inplace=True)))
+        x = F.relu(self.norm3(x), inplace=True)
+        return self.head(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1))
+
+
+class Attention(nn.Module):
+    """A vision transformer: patches, class token, positions, LayerNorm, attention, GELU, residual sums.
+
+    The ReLU after the patches is what beta-smoothing and the masks of ReLU act on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+        self.positions = nn.Parameter(torch.randn(1, 5, 4))
+        self.norm1 = nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.norm2 = nn.LayerNorm(4)
+        self.mlp = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.patches(x)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        x = x + self.mlp(self.norm2(x))
+        return self.head(x[:, 0])
+
+
+class Hand(nn.Module):
+    """Two inputs, two units behind a 1 x 1 convolution, a ReLU, three classes: small enough for the hand.
+
+    At `Hand.X` = (1, 2) the units are (1, 2) and the logits (2, -1, 2).
+    """
+
+    X = torch.tensor([1.0, 2.0], dtype=torch.float64).view(1, 2, 1, 1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1).double()
+        self.head = nn.Linear(2, 3).double()
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([[2.0, -1.0], [1.0, 1.0]])[..., None, None])
+            self.conv.bias.copy_(torch.tensor([1.0, -1.0]))
+            self.head.weight.copy_(torch.tensor([[3.0, -1.0], [1.0, 1.0], [0.0, 1.0]]))
+            self.head.bias.copy_(torch.tensor([1.0, -4.0, 0.0]))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).flatten(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "sequential": lambda: seeded(Sequential),
     "residual": lambda: seeded(Residual),
     "mobile": lambda: seeded(Mobile),
     "shared": lambda: seeded(Shared),
+    "gated": lambda: seeded(Gated, 19),
+    "concatenating": lambda: seeded(Concatenating, 12),
+    "attention": lambda: seeded(Attention, 29),
 }

@@ -2,13 +2,13 @@
 
 import difflib
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from veridical.values import Target
+from veridical.values import Explainer, Target, explainer_name, is_differentiable
 
 
 def check_inputs(inputs: Tensor) -> None:
@@ -37,13 +37,21 @@ def check_inputs(inputs: Tensor) -> None:
         )
 
 
-def check_logits(logits: object, batch: int) -> Tensor:
-    """Check that a model's output is a floating point tensor (N, K) with N = `batch`, and return it.
+def check_logits(output: object, batch: int) -> Tensor:
+    """The logits in a model's output, checked to be a floating point tensor (N, K) with N = `batch`.
+
+    Args:
+        output: the logits themselves, or what has them as attribute or key `logits` (Hugging Face).
+        batch: N.
 
     Raises:
-        TypeError: if it is no tensor.
-        ValueError: if it has another shape or holds NaN or infinity.
+        TypeError: if they are no tensor.
+        ValueError: if they have another shape or hold NaN or infinity.
     """
+    logits = output
+    if not isinstance(output, Tensor):
+        found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+        logits = output if found is None else found
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"expected the model to return logits as a tensor (N, K), got {type(logits).__name__}; "
@@ -125,6 +133,80 @@ def check_deterministic(model: nn.Module, inputs: Tensor) -> None:
             f"expected a deterministic model, got logits that differ by {difference:.3g} between two runs on "
             "the same inputs; switch off dropout, noise or sampling in evaluation mode"
         )
+
+
+def check_relevance(relevance: object, inputs: Tensor, name: str, *, finite: bool = True) -> Tensor:
+    """Check that what a method returned is relevance for `inputs`, and return it.
+
+    Args:
+        relevance: what came.
+        inputs: (N, C, H, W).
+        name: of the method, for the message.
+        finite: whether NaN and infinity are refused too.
+
+    Raises:
+        TypeError: if it is no floating point tensor.
+        ValueError: if it has another shape, or holds NaN or infinity.
+    """
+    if not isinstance(relevance, Tensor):
+        raise TypeError(
+            f"expected relevance as a torch tensor from {name}, got {type(relevance).__name__}; "
+            "return one value for each input value"
+        )
+    if not relevance.is_floating_point():
+        raise TypeError(f"expected floating point relevance from {name}, got {relevance.dtype}")
+    if relevance.shape != inputs.shape:
+        raise ValueError(
+            f"expected relevance of shape {tuple(inputs.shape)} from {name}, got {tuple(relevance.shape)}; "
+            "return the shape of the inputs, one value for each input value"
+        )
+    if finite and not bool((good := torch.isfinite(relevance.detach()).flatten(1).all(dim=1)).all()):
+        bad = (~good).nonzero().flatten().tolist()
+        raise ValueError(
+            f"expected finite relevance from {name}, got NaN or infinity in image(s) {bad[:10]} of the "
+            "batch; look for a division by zero or an overflow in it"
+        )
+    return relevance
+
+
+def check_method(method: object, name: str = "") -> None:
+    """Check that something can be an explanation method: a callable that is no class.
+
+    Args:
+        method: what was given.
+        name: under which, for the message.
+
+    Raises:
+        TypeError: if it is none; the message says how to make one.
+    """
+    where = f" for {name!r}" if name else ""
+    if isinstance(method, type):
+        raise TypeError(
+            f"expected an explanation method, got the class {method.__name__}{where}; make one of it: "
+            "veridical.from_captum(...) for Captum's, veridical.from_zennit(...) for Zennit's"
+        )
+    if not callable(method):
+        raise TypeError(
+            f"expected an explanation method that can be called, got {method!r}{where}; "
+            "make a built-in one with veridical.method(name)"
+        )
+
+
+def check_differentiable(explainer: Explainer) -> None:
+    """Check that a method does not say of itself that its relevance carries no derivative.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if not is_differentiable(explainer):
+        name = explainer_name(explainer)
+        raise ValueError(f"expected a differentiable method, got {name}; {NO_DERIVATIVE}")
+
+
+NO_DERIVATIVE = (
+    "the relevance that it returns carries no derivative with respect to the image, which the optimization "
+    "follows: take a built-in method of the same definition"
+)
 
 
 def edits_input(what: str) -> str:

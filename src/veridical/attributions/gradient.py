@@ -21,7 +21,7 @@ Output = Literal["logit", "logit-value", "probability"]
 """The explained score: the class's logit; the same, with the map scaled by the logit's value; or its softmax
 probability."""
 
-GRADIENT_RULES = RuleSet("gradient", affine_gradient, {}, frozenset(), otherwise=gradient)
+GRADIENT_RULES = RuleSet("gradient", affine_gradient, {}, frozenset(), otherwise=gradient, lean=True)
 
 
 def input_gradient(
@@ -50,15 +50,20 @@ def input_gradient(
     return result, logits.detach()
 
 
+def score_start(trace: Trace, targets: Tensor, output: Output) -> Tensor:
+    """The gradient (T, N, K) of the explained scores of LongTensor targets (T, N) at the logits."""
+    start = class_start(trace, targets, "value" if output == "logit-value" else "one")
+    if output != "probability":
+        return start
+    logits = trace.logits if trace.differentiable else trace.logits.detach()
+    probabilities = logits.softmax(1)
+    share = probabilities.expand(len(targets), -1, -1).gather(2, targets[..., None])
+    return share * (start - probabilities)
+
+
 def gradient_from_trace(trace: Trace, targets: Tensor, output: Output = "logit") -> Tensor:
     """Gradient (T, N, C, H, W) of the explained scores of LongTensor targets (T, N)."""
-    start = class_start(trace, targets, "value" if output == "logit-value" else "one")
-    if output == "probability":
-        logits = trace.logits if trace.differentiable else trace.logits.detach()
-        probabilities = logits.softmax(1)
-        share = probabilities.expand(len(targets), -1, -1).gather(2, targets[..., None])
-        start = share * (start - probabilities)
-    return propagate(trace, GRADIENT_RULES, start).inputs
+    return propagate(trace, GRADIENT_RULES, score_start(trace, targets, output)).inputs
 
 
 def _forward(model: nn.Module, image: Tensor) -> object:
@@ -75,11 +80,23 @@ def _forward(model: nn.Module, image: Tensor) -> object:
 class Gradient:
     """The gradient of the class's score with respect to the image (Simonyan et al. 2014).
 
-    Equal to autograd to the last bit. The reference implementations reduce it differently: sum of absolute
-    channels (Dombrowski 2019), their maximum (Sixt 2020's code; the paper says sum), signed (Bordt 2023).
+    R = df / dx, f the logit of the class, or its softmax probability; equal to autograd to the last bit.
 
     Args:
         output: the explained score. Dombrowski's code multiplies the map by the logit's value.
+
+    Source:
+        Simonyan et al. 2014, section 3. Used by Dombrowski et al. 2019 (section 2.2), Sixt et al. 2020 and
+        Bordt et al. 2023.
+
+    Deviations:
+        Signed and unreduced. The papers reduce it differently: the maximum of absolute channels (Simonyan;
+        Sixt's code, where the paper says sum), their sum (Dombrowski), none (Bordt); `saliency` does that.
+        The mask of a ReLU at exactly 0 is torch's (0), in Dombrowski's code 1.
+
+    Peers:
+        Captum `Saliency(abs=False)` (float32 and float64) and Zennit `Gradient` without a composite: equal to
+        1e-5 of the largest value.
     """
 
     output: Output = "logit"
@@ -115,11 +132,23 @@ class Gradient:
 class GradientTimesInput:
     """The gradient multiplied by the image, value by value (Shrikumar et al. 2016).
 
-    On networks of affine maps, ReLU and max pooling it equals LRP-z with the bias as an input that absorbs
-    relevance.
+    R = x df / dx. On networks of affine maps, ReLU and max pooling it equals LRP-z with the bias as an input
+    that absorbs relevance.
 
     Args:
         output: the explained score; "logit-value" also scales the map by the logit (Dombrowski 2019's code).
+
+    Source:
+        Shrikumar et al. 2016. Used by Dombrowski et al. 2019 (section 2.2) and Bordt et al. 2023; its
+        equality with LRP-z is in Sixt et al. 2020, section 2.2.
+
+    Deviations:
+        None. x is what the network is given, after the preprocessing, as in the code of both papers. It is
+        multiplied before any reduction over the channels.
+
+    Peers:
+        Captum `InputXGradient` (float32 and float64): equal to 1e-5 of the largest value. Captum's result
+        also carries a graph, whose derivative is wrong.
     """
 
     output: Output = "logit"

@@ -39,6 +39,6 @@ class RuleBased(ABC):
 
     def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
         """The relevance and the logits (N, K) of the one forward pass."""
-        trace = record(model, inputs)
+        trace = record(model, inputs, lean=self.rules.lean)
         relevance = self.from_trace(trace, resolve_target(trace.logits, target)[None])[0]
         return relevance, trace.logits if trace.differentiable else trace.logits.detach()

@@ -1,10 +1,14 @@
 """The relevance engine: record an unmodified module's forward pass, propagate relevance over it."""
 
+from veridical.rules.bilinear import Gates, proportional_bilinear, signed_bilinear
 from veridical.rules.catalog import (
     Bias,
     affine_alpha_beta,
+    affine_contrast,
     affine_epsilon,
+    affine_flat,
     affine_gradient,
+    affine_w_square,
     affine_z,
     affine_z_box,
     deconvolved,
@@ -15,15 +19,18 @@ from veridical.rules.catalog import (
     signed_sum,
 )
 from veridical.rules.operations import Operation
+from veridical.rules.patterns import affine_pattern
 from veridical.rules.propagate import (
     Coverage,
     Propagation,
     UnsupportedOperation,
+    applications,
     check_rules,
     class_start,
     coverage,
     propagate,
 )
+from veridical.rules.rectified import rectified
 from veridical.rules.ruleset import AffineRule, Application, Rule, RuleSet, Seed
 from veridical.rules.trace import Trace, record
 
@@ -32,6 +39,7 @@ __all__ = [
     "Application",
     "Bias",
     "Coverage",
+    "Gates",
     "Operation",
     "Propagation",
     "Rule",
@@ -40,10 +48,15 @@ __all__ = [
     "Trace",
     "UnsupportedOperation",
     "affine_alpha_beta",
+    "affine_contrast",
     "affine_epsilon",
+    "affine_flat",
     "affine_gradient",
+    "affine_pattern",
+    "affine_w_square",
     "affine_z",
     "affine_z_box",
+    "applications",
     "check_rules",
     "class_start",
     "coverage",
@@ -53,6 +66,9 @@ __all__ = [
     "pass_through",
     "propagate",
     "proportional",
+    "proportional_bilinear",
     "record",
+    "rectified",
+    "signed_bilinear",
     "signed_sum",
 ]

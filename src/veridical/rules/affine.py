@@ -1,11 +1,13 @@
 """Affine operations y = W x + b: convolution, linear, and batch normalization, alone or folded in."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from veridical.rules.operations import Operation
 
@@ -16,6 +18,7 @@ _BATCH_NORM_ARGUMENTS = (
 )  # fmt: skip
 
 _FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_WEIGHT_GRADIENT = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -75,6 +78,33 @@ class Affine:
                 back = back.narrow(axis + 2, 0, size)
         unfolded: Tensor = back.unflatten(0, r.shape[:2])
         return unfolded
+
+    def rows(self, limit: int) -> Iterator[tuple[slice, "Affine"]]:
+        """A linear layer as layers of some of its outputs, each of about `limit` weights."""
+        step = max(1, limit // self.weight.shape[1])
+        for begin in range(0, self.weight.shape[0], step):
+            part = slice(begin, begin + step)
+            yield (
+                part,
+                replace(self, weight=self.weight[part], bias=None if self.bias is None else self.bias[part]),
+            )
+
+    def weight_gradient(self, x: Tensor, r: Tensor) -> Tensor:
+        """The sum over images and places of r times the x it sees, for x (N, ...) and outputs r (N, ...).
+
+        It has the weight's shape, and is the gradient of (r * W x).sum() with respect to W: sums over all
+        patches of a convolution without unfolding them. Not differentiable.
+        """
+        if self.dims == 0:
+            return r.flatten(0, -2).t() @ x.flatten(0, -2)
+        if self.dims < 0:
+            return (r * x).transpose(0, 1).flatten(1).sum(1)
+        if any(self.extra):
+            x = F.pad(x, [side for extra in reversed(self.extra) for side in (0, extra)])
+        total: Tensor = _WEIGHT_GRADIENT[self.dims](  # type: ignore[no-untyped-call]
+            x, self.weight.shape, r, self.stride, self.padding, self.dilation, self.groups
+        )
+        return total
 
     def shaped_bias(self, like: Tensor) -> Tensor | None:
         """The bias, shaped to be added to an output like `like` (N, ...)."""

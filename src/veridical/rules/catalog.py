@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from veridical.rules.affine import Affine
 from veridical.rules.operations import Operation
 from veridical.rules.ruleset import AffineRule, Application, Rule
 from veridical.tensors import safe_divide
@@ -41,6 +42,7 @@ def affine_epsilon(epsilon: float) -> AffineRule:
         stabilized = at.y + torch.where(at.y >= 0, epsilon, -epsilon)
         return at.x * at.affine.adjoint(relevance / stabilized, at.affine.weight)
 
+    rule.__doc__ = f"R_in = x W^T (R / (y + {epsilon:g} sign(y))), sign(0) = 1."
     return rule
 
 
@@ -55,12 +57,32 @@ def affine_alpha_beta(alpha: float, beta: float, bias: Bias) -> AffineRule:
         activated = alpha * _share(at, relevance, 1, bias)
         return activated - beta * _share(at, relevance, -1, bias) if beta else activated
 
+    offset = {"none": "", "signed": " + b+", "whole": " + b"}[bias]
+    shares = f"{alpha:g} x positive share - {beta:g} x negative share" if beta else "positive share"
+    rule.__doc__ = f"R_in = {shares}; the positive is x+ W+^T S + x- W-^T S, S = R / (W+ x+ + W- x-{offset})."
     return rule
 
 
+def affine_contrast(at: Application, relevance: Tensor) -> Tensor:
+    """R_in = (Z+ - N+) R: the z+ share minus the z+ share of the layer with weights -W (Sixt 2020, eq. 16).
+
+    Each share hands on the whole relevance: the result sums to 0 where neither denominator vanishes.
+    """
+    return _share(at, relevance, 1, "none") - _share(at, relevance, -1, "none")
+
+
 def _share(at: Application, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
-    """Relevance in proportion to the products of one sign."""
-    affine, x = at.affine, at.x
+    """Relevance in proportion to the products of one sign; large linear layers some rows at a time."""
+    if at.affine.dims or at.affine.weight.numel() <= _LARGE:
+        return _share_of(at.affine, at.x, relevance, sign, bias)
+    parts = at.affine.rows(_LARGE)
+    return sum(
+        (_share_of(part, at.x, relevance[..., rows], sign, bias) for rows, part in parts),
+        start=relevance.new_zeros(()),
+    )
+
+
+def _share_of(affine: Affine, x: Tensor, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
     signed = bool(x.detach().min() < 0)  # behind a ReLU the second half would only multiply zeros
     straight = _one_sign(affine.weight, sign)
     above = x.clamp(min=0) if signed else x
@@ -78,6 +100,10 @@ def _share(at: Application, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
 
 def _one_sign(values: Tensor, sign: int) -> Tensor:
     return values.clamp(min=0) if sign > 0 else values.clamp(max=0)
+
+
+_LARGE = 2**24
+"""Weights of a linear layer of which a copy is made at once: 64 MB in single precision."""
 
 
 def affine_z_box(at: Application, relevance: Tensor) -> Tensor:
@@ -100,6 +126,30 @@ def affine_z_box(at: Application, relevance: Tensor) -> Tensor:
     return at.x * affine.adjoint(scaled, affine.weight) - lowest - at.high * affine.adjoint(scaled, negative)
 
 
+def affine_w_square(at: Application, relevance: Tensor) -> Tensor:
+    """R_in = (W^2)^T (R / sum W^2), whatever the input is (Montavon et al. 2017, section 4.1).
+
+    Padding counts in no sum and receives nothing, so that the relevance is conserved at borders too.
+    """
+    return _whatever_the_input(at, relevance, at.affine.weight.square())
+
+
+def affine_flat(at: Application, relevance: Tensor) -> Tensor:
+    """R_in = 1^T (R / sum 1): the same share to each input of a unit (Lapuschkin et al. 2019).
+
+    The w^2 rule with weights of one: padding counts in no sum and receives nothing.
+    """
+    return _whatever_the_input(at, relevance, torch.ones_like(at.affine.weight))
+
+
+def _whatever_the_input(at: Application, relevance: Tensor, weight: Tensor) -> Tensor:
+    """Relevance in proportion to `weight`, to the inputs that the image can change: those with a range."""
+    if at.low is None or at.high is None:
+        raise ValueError("expected the input's bounds, got none; w^2 and flat are for the first layer only")
+    real = (at.low != at.high).to(at.x.dtype)  # padding, in the layer or before it, has no range
+    return real * at.affine.adjoint(safe_divide(relevance, at.affine.product(real, weight)), weight)
+
+
 # --- rules of the other operations --------------------------------------------------------------------------
 
 
@@ -120,8 +170,8 @@ def pass_through(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Ten
 
 def proportional(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """R_in = x A^T (R / y) for an operation y = A x + c: the z rule of pooling, sums and shifts."""
-    shares = operation.adjoint([safe_divide(relevance[0], operation.output)])
-    return tuple(x * share for x, share in zip(operation.inputs, shares, strict=True))
+    shares = operation.adjoint([safe_divide(relevance[0], operation.value)])
+    return tuple(x * share for x, share in zip(operation.values, shares, strict=True))
 
 
 def guided(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -168,15 +218,17 @@ def signed_sum(alpha: float, beta: float, clip: bool) -> Rule:
             shares = [s - beta * share for s, share in zip(shares, _split(addends, r, -1), strict=True)]
         return tuple(share.clamp(0, 1000) if clip else share for share in shares)
 
+    shares_ = f"{alpha:g} x_i+ R / sum x+ - {beta:g} x_i- R / sum x-" if beta else "x_i+ R / sum x+"
+    rule.__doc__ = f"R_i = {shares_}{', cut to [0, 1000]' if clip else ''}, for the addends x_i."
     return rule
 
 
 def _addends(operation: Operation) -> list[Tensor]:
     """The tensors that a sum really adds: with their sign, their factor, and how often they occur."""
     if operation.base == "add" and not operation.kwargs and set(operation.counts) == {1}:
-        return list(operation.inputs)
+        return list(operation.values)
     factors = operation.adjoint([torch.ones_like(operation.output)[None]])
-    return [x * factor[0] for x, factor in zip(operation.inputs, factors, strict=True)]
+    return [x * factor[0] for x, factor in zip(operation.values, factors, strict=True)]
 
 
 def _split(addends: list[Tensor], relevance: Tensor, sign: int) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """What an operation of a forward pass is: its kind, its tensors, its local derivative."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,9 @@ _KINDS: dict[str, str] = {
         "squeeze unsqueeze clone __getitem__ narrow select chunk split unbind cat concat concatenate stack "
         "pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
         "to float double half bfloat16 type "
-        "type_as cuda cpu expand roll flip pixel_shuffle pixel_unshuffle channel_shuffle".split(),
+        "type_as cuda cpu expand roll masked_fill where flip pixel_shuffle pixel_unshuffle "
+        "channel_shuffle unfold repeat repeat_interleave tile gather index_select take_along_dim swapdims "
+        "moveaxis ravel hstack vstack tensor_split".split(),
         "structure",
     ),
     **dict.fromkeys(("add", "sub", "__radd__", "__rsub__", "rsub", "subtract"), "sum"),
@@ -59,6 +61,10 @@ def kind_of(base: str, active: int) -> str:
     return kind
 
 
+RECOMPUTED = frozenset({"convolution", "linear", "batch_norm", "sum"})
+"""Kinds whose result a lean trace does not keep where the model overwrites it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Operation:
     """One operation that a forward pass performed.
@@ -78,6 +84,10 @@ class Operation:
         outputs: its floating point results.
         on_image: whether nothing but structural operations lies between the image and this operation.
         gates: for each of `sources`, whether it is a result of `GATES`, at most reshaped and scaled.
+        makers: for each of `sources`, the operation that computed it; None for the image.
+
+    In a lean trace the numbers behind `inputs` and `outputs` may be gone: rules read them as `values` and
+    `value`, and use `inputs` and `output` for shapes only.
     """
 
     name: str
@@ -93,11 +103,28 @@ class Operation:
     outputs: tuple[Tensor, ...]
     on_image: bool
     gates: tuple[bool, ...]
+    makers: "tuple[Operation | None, ...]"
 
     @property
     def output(self) -> Tensor:
         """The first (mostly the only) result."""
         return self.outputs[0]
+
+    @property
+    def value(self) -> Tensor:
+        """The first result with its numbers, computed again where a lean trace did not keep them."""
+        if _kept(self.output):
+            return self.output
+        result: Tensor = self.replay(*self.values)
+        return result
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """The inputs with their numbers, computed again where a lean trace did not keep them."""
+        return tuple(
+            tensor if _kept(tensor) or maker is None else maker.value
+            for tensor, maker in zip(self.inputs, self.makers, strict=True)
+        )
 
     def describe(self) -> str:
         """The text that error messages use: "conv2d (features.0)"."""
@@ -136,15 +163,22 @@ class Operation:
     def replay(self, *values: Tensor) -> Tensor:
         """Call the operation again with `values` in the place of its first inputs."""
         places = {id(tensor): value for tensor, value in zip(self.inputs, values, strict=False)}
-
-        def swap(item: Any) -> Any:
-            if isinstance(item, Tensor):
-                return places.get(id(item), item)
-            if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
-                return type(item)(swap(part) for part in item)
-            return item
-
-        result = self.function(*swap(self.args), **{key: swap(item) for key, item in self.kwargs.items()})
+        result = self.function(*swapped(self.args, places), **swapped(self.kwargs, places))
         if not isinstance(result, Tensor):
             raise ValueError(f"expected an operation with one result, got {self.describe()}")
         return result
+
+
+def swapped(item: Any, places: Mapping[int, Tensor]) -> Any:
+    """Arguments with the tensors in `places` (by id) put in, at any depth."""
+    if isinstance(item, Tensor):
+        return places.get(id(item), item)
+    if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
+        return type(item)(swapped(part, places) for part in item)
+    if isinstance(item, dict):
+        return {key: swapped(part, places) for key, part in item.items()}
+    return item
+
+
+def _kept(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() > 0 or tensor.numel() == 0

@@ -1,6 +1,7 @@
 """Propagate relevance backward over a recorded forward pass."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -77,7 +78,7 @@ def check_rules(trace: Trace, rules: RuleSet) -> None:
             f'method("{rules.name}", overrides=(("{missing[0].base}", "gradient"),)) '
             'or "pass" in the place of "gradient"'
         )
-    if rules.changed and not any(row.treatment == "modified" for row in rows):
+    if rules.changed and rules.read is None and not any(row.treatment == "modified" for row in rows):
         raise UnsupportedOperation(
             f"expected a network with an operation that {rules.name} modifies, got none of the kinds "
             f"{', '.join(sorted(rules.changed))}: the result would be the plain gradient; use gradient"
@@ -91,6 +92,7 @@ def propagate(
     *,
     at: str | None = None,
     keep: Collection[str] | Literal["all"] = (),
+    until: str | None = None,
 ) -> Propagation:
     """Hand relevance from one operation's output down to the image, for several starting vectors at once.
 
@@ -100,6 +102,8 @@ def propagate(
         start: (S, N, *shape of the starting output): S vectors for each image.
         at: name of the operation whose output `start` belongs to; None for the logits.
         keep: the operations whose output relevance to return, or "all".
+        until: name of the operation where to stop: once the relevance of its output is known, which is kept
+            too. What lies below costs nothing and is not measured: `inputs` is NaN.
 
     Returns:
         The relevance of the image and of the kept operations, (S, N, ...). Operations that the starting
@@ -108,20 +112,67 @@ def propagate(
 
     Raises:
         UnsupportedOperation: if the method has no rule for an operation, or modifies none.
-        ValueError: if `at` or a kept name is unknown, or `start` has another shape.
+        ValueError: if `at`, `until` or a kept name is unknown, or `start` has another shape.
     """
+    if trace.lean and not trace.operations:
+        raise ValueError(
+            "expected a trace that can still be used, got a lean one that was propagated before; "
+            "record again, or without lean=True"
+        )
     check_rules(trace, rules)
     origin = trace.logits if at is None else trace.operation(at).output
     if start.shape[1:] != origin.shape:
         raise ValueError(
             f"expected start of shape (S, {', '.join(map(str, origin.shape))}), got {tuple(start.shape)}"
         )
-    wanted = set(trace.names if keep == "all" else keep)
+    key = id(origin)
+    del origin  # the logits hold the whole graph, which a lean trace frees on the way
+    wanted = set(trace.names if keep == "all" else keep) | ({until} if until is not None else set())
     for name in wanted - set(trace.names):
         trace.operation(name)
     with torch.set_grad_enabled(trace.differentiable):
         complete = rules.bind(trace) if rules.bind is not None else rules
-        return _Sweep(trace, complete, wanted).run(origin, start)
+        return _Sweep(trace, complete, wanted).run(key, start, until)
+
+
+def folded_pairs(trace: Trace) -> dict[int, Operation]:
+    """The convolution or linear layer that each batch normalization, by its id, is folded into.
+
+    These are the batch normalizations in evaluation mode whose input is the output of such a layer, where
+    nothing else uses that output.
+    """
+    uses: dict[int, int] = {id(trace.logits): 1}
+    for operation in trace.operations:
+        for tensor in operation.sources:
+            uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+    pairs = {}
+    for operation in trace.operations:
+        before = operation.makers[0]
+        if (
+            operation.kind == "batch_norm"
+            and before is not None
+            and before.kind in ("convolution", "linear")
+            and before.output.dim() in (2, 4)
+            and uses[id(before.output)] == 1
+        ):
+            pairs[id(operation)] = before
+    return pairs
+
+
+def applications(trace: Trace, fold_batch_norm: bool = True) -> list[Application]:
+    """Every affine map of a forward pass as the rules see it, in the order of execution."""
+    pairs = folded_pairs(trace) if fold_batch_norm else {}
+    inner = {id(before) for before in pairs.values()}
+    found = []
+    for operation in trace.operations:
+        if operation.kind not in _AFFINE or id(operation) in inner:
+            continue
+        before = pairs.get(id(operation))
+        affine, bottom = affine_of(operation), operation if before is None else before
+        if before is not None:
+            affine = fold(affine_of(before), affine)
+        found.append(Application(affine, bottom.values[0], operation, bottom.name))
+    return found
 
 
 class _Sweep:
@@ -131,36 +182,48 @@ class _Sweep:
         self.trace, self.rules, self.wanted = trace, rules, wanted
         self.relevance: dict[int, Tensor] = {}
         self.kept: dict[str, Tensor] = {}
-        self.producer = {
-            id(tensor): operation for operation in trace.operations for tensor in operation.outputs
-        }
-        self.uses: dict[int, int] = {id(trace.logits): 1}
-        for operation in trace.operations:
-            for tensor in operation.sources:
-                self.uses[id(tensor)] = self.uses.get(id(tensor), 0) + 1
+        self.folded = folded_pairs(trace) if rules.fold_batch_norm else {}
         for base, name in rules.overrides:
             check_choice(f"the override of {base}", name, _OVERRIDES)
         self.overrides = {base: _OVERRIDES[name] for base, name in rules.overrides}
-        self.last = next((op for op in reversed(trace.operations) if op.kind in _AFFINE), None)
+        self.last = next((op.name for op in reversed(trace.operations) if op.kind in _AFFINE), "")
 
-    def run(self, origin: Tensor, start: Tensor) -> Propagation:
+    def run(self, origin: int, start: Tensor, until: str | None) -> Propagation:
         start = start if self.rules.lift is None else self.rules.lift(start)
-        self.relevance[id(origin)] = start
-        for operation in reversed(self.trace.operations):
-            if any(id(tensor) in self.relevance for tensor in operation.outputs):
-                self._step(operation, start)
+        self.relevance[origin] = start
+        for operation in self._backward():
+            reached = any(id(tensor) in self.relevance for tensor in operation.outputs)
+            relevance = self._received(operation, start) if reached else []
+            if operation.name == until:
+                nowhere = start.new_full((), math.nan).expand(len(start), *self.trace.inputs.shape)
+                return Propagation(nowhere, self.kept)
+            if reached:
+                self._step(operation, relevance)
         inputs = self.relevance.get(id(self.trace.inputs))
         if inputs is None:
             inputs = start.new_zeros((len(start), *self.trace.inputs.shape))
         return Propagation(self._read(self.trace.inputs, inputs), self.kept)
 
-    def _step(self, operation: Operation, start: Tensor) -> None:
+    def _backward(self) -> Iterator[Operation]:
+        """The operations, last first; a lean trace loses each when it has been passed."""
+        if not self.trace.lean:
+            yield from reversed(self.trace.operations)
+            return
+        self.trace.logits = self.trace.logits.detach()
+        while self.trace.operations:
+            yield self.trace.operations.pop()
+
+    def _received(self, operation: Operation, start: Tensor) -> list[Tensor]:
+        """The relevance of each output, zeros where nothing was handed to it."""
         received = [self.relevance.pop(id(tensor), None) for tensor in operation.outputs]
         relevance = [
             start.new_zeros((len(start), *tensor.shape)) if r is None else r
             for r, tensor in zip(received, operation.outputs, strict=True)
         ]
         self._keep(operation, operation.output, relevance[0])
+        return relevance
+
+    def _step(self, operation: Operation, relevance: list[Tensor]) -> None:
         if operation.base in self.overrides:
             self._give(operation, self.overrides[operation.base](operation, relevance))
         elif operation.kind in _AFFINE:
@@ -175,32 +238,22 @@ class _Sweep:
 
     def _affine_step(self, operation: Operation, relevance: Tensor) -> None:
         bottom, affine = operation, affine_of(operation)
-        before = self.producer.get(id(operation.sources[0]))
-        if self._folds(operation, before) and before is not None:
+        before = self.folded.pop(id(operation), None)
+        if before is not None:
             self._keep(before, operation.output, relevance)
             bottom, affine = before, fold(affine_of(before), affine)
         rule = self._affine_rule(operation, bottom)
         low, high = self._bounds(bottom) if rule is self.rules.first else (None, None)
-        at = Application(affine, bottom.inputs[0], operation.output, bottom.name, low, high)
+        at = Application(affine, bottom.values[0], operation, bottom.name, low, high)
         self._give(bottom, (rule(at, relevance),))
 
     def _affine_rule(self, operation: Operation, bottom: Operation) -> AffineRule:
         rules = self.rules
-        if rules.last is not None and operation is self.last:
+        if rules.last is not None and operation.name == self.last:
             return rules.last
         if rules.first is not None and bottom.on_image:
             return rules.first
         return rules.dense if rules.dense is not None and bottom.kind == "linear" else rules.affine
-
-    def _folds(self, operation: Operation, before: Operation | None) -> bool:
-        return (
-            operation.kind == "batch_norm"
-            and self.rules.fold_batch_norm
-            and before is not None
-            and before.kind in ("convolution", "linear")
-            and before.output.dim() in (2, 4)
-            and self.uses[id(before.output)] == 1
-        )
 
     def _bounds(self, operation: Operation) -> tuple[Tensor, Tensor]:
         """The lowest and highest value that each input value of a first layer can take."""
@@ -211,11 +264,10 @@ class _Sweep:
         else:
             ends = self.rules.bounds
         chain = []
-        tensor = operation.sources[0]
-        while tensor is not image:
-            producer = self.producer[id(tensor)]
-            chain.append(producer)
-            tensor = producer.sources[0]
+        maker = operation.makers[0]
+        while maker is not None:
+            chain.append(maker)
+            maker = maker.makers[0]
         low, high = (torch.ones_like(image) * end for end in ends)
         for step in reversed(chain):
             low, high = step.replay(low), step.replay(high)

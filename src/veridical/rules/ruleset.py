@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -19,23 +19,29 @@ Rule = Callable[[Operation, Sequence[Tensor]], tuple[Tensor, ...]]
 """From an operation and the relevance of its outputs, each (S, N, ...), to the relevance of its inputs."""
 
 
-class Application(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Application:
     """An affine map at work.
 
     Attributes:
         affine: the map; with batch normalization folded in where the rules say so.
         x: its input (N, ...).
-        y: its output (N, ...), bias included.
+        operation: that computed its output: the batch normalization where one is folded in.
         name: of the operation; of the convolution or linear layer where batch normalization is folded in.
         low, high: in a first layer whose rule needs them, the range of each input value.
     """
 
     affine: Affine
     x: Tensor
-    y: Tensor
+    operation: Operation
     name: str
     low: Tensor | None = None
     high: Tensor | None = None
+
+    @property
+    def y(self) -> Tensor:
+        """The output (N, ...), bias included."""
+        return self.operation.value
 
 
 AffineRule = Callable[[Application, Tensor], Tensor]
@@ -60,6 +66,8 @@ class RuleSet:
         fold_batch_norm: treat a batch normalization and the convolution or linear layer before it as one map.
         bounds: lowest and highest possible input value for `first`; None takes each image's own.
         overrides: pairs of a function's base name and "gradient" or "pass", for operations without a rule.
+        lean: whether the rules read numbers of the forward pass only as `Operation.value`, `.values` and from
+            `Application`, so that a trace that serves one propagation need not keep the others.
         bind: completes the rules with what they need from a recorded pass (DeepLIFT: the activations of the
             reference, patterns: a check of the weights); None where the rules are complete.
         lift: from starting vectors (S, N, ...) to what the rules hand on, (S', N, ...), such as the
@@ -80,6 +88,7 @@ class RuleSet:
     fold_batch_norm: bool = True
     bounds: tuple[float, float] | None = None
     overrides: tuple[tuple[str, str], ...] = field(default=())
+    lean: bool = False
     bind: "Callable[[Trace], RuleSet] | None" = None
     lift: Callable[[Tensor], Tensor] | None = None
     read: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from veridical.checks import check_inputs, check_logits, edits_input, evaluation_mode
-from veridical.rules.operations import GATES, Operation, kind_of
+from veridical.rules.decompose import decomposed
+from veridical.rules.operations import GATES, RECOMPUTED, Operation, kind_of, swapped
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Trace:
     """A recorded forward pass.
 
@@ -30,13 +31,15 @@ class Trace:
         logits: the model's output (N, K).
         operations: in the order of execution, those that depend on the image.
         differentiable: whether what is computed from the trace is differentiable in `inputs`.
+        lean: whether it serves once: a propagation takes the operations away, to free their memory.
     """
 
     model: nn.Module
     inputs: Tensor
     logits: Tensor
-    operations: tuple[Operation, ...]
+    operations: list[Operation]
     differentiable: bool
+    lean: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -55,13 +58,15 @@ class Trace:
         raise ValueError(f"expected the name of an operation, got {name!r}; known: {', '.join(self.names)}")
 
 
-def record(model: nn.Module, inputs: Tensor) -> Trace:
+def record(model: nn.Module, inputs: Tensor, *, lean: bool = False) -> Trace:
     """Run the model once, in evaluation mode, and record its operations.
 
     Args:
         model: any module that maps images to logits (N, K); it is left exactly as it was.
         inputs: float (N, C, H, W). Where `inputs.requires_grad`, whatever is computed from the trace is
             differentiable with respect to `inputs`.
+        lean: for one propagation by rules that are `lean`, in about the memory of a plain backward pass: what
+            the model overwrites in place is not kept. Without effect where `inputs.requires_grad`.
 
     Raises:
         TypeError: if inputs or logits are of the wrong type.
@@ -71,7 +76,8 @@ def record(model: nn.Module, inputs: Tensor) -> Trace:
     check_inputs(inputs)
     differentiable = inputs.requires_grad
     image = inputs if differentiable else inputs.detach().requires_grad_()
-    recorder = _Recorder(model, image)
+    lean = lean and not differentiable
+    recorder = _Recorder(model, image, lean)
     with torch.enable_grad(), evaluation_mode(model):
         with recorder:
             output = model(image)
@@ -82,14 +88,17 @@ def record(model: nn.Module, inputs: Tensor) -> Trace:
             "expected logits that follow from the image by visible, differentiable operations, got none; "
             "explain the eager module (not a compiled or scripted one) and call it without torch.no_grad()"
         )
-    return Trace(model, image, logits, tuple(recorder.operations), differentiable)
+    return Trace(model, image, logits, recorder.operations, differentiable, lean)
 
 
 class _Recorder(TorchFunctionMode):
     """Notes every operation on a tensor that depends on the image."""
 
-    def __init__(self, model: nn.Module, image: Tensor) -> None:
+    def __init__(self, model: nn.Module, image: Tensor, lean: bool) -> None:
         super().__init__()
+        self._lean = lean
+        self._makers: dict[int, Operation] = {}
+        self._consumers: dict[int, int] = {}
         self.operations: list[Operation] = []
         self.active: dict[int, Tensor] = {id(image): image}  # also keeps tensors alive: ids stay unique
         self._on_image = {id(image)}
@@ -111,10 +120,14 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._replaced:
             args, kwargs = self.resolve(args), self.resolve(kwargs)
-        sources = self._sources(args, kwargs)
+        sources = self._sources((args, kwargs))
         base = _base_name(func)
         if not sources:
             return func(*args, **kwargs)
+        parts = decomposed(func, base, args, kwargs, lambda item: id(item) in self.active)
+        if parts is not None:
+            with self:  # the mode is off in here; its parts are noted one by one
+                return parts()
         inplace = _inplace_form(func, base, args, kwargs)
         if inplace is None:
             return self._note(func, base, args, kwargs, sources)
@@ -125,9 +138,26 @@ class _Recorder(TorchFunctionMode):
         result = self._note(function, base, args, kwargs, sources)
         if result is changed:  # dropout in evaluation mode returns its input
             return result
-        self._stale.add(changed.untyped_storage().data_ptr())
+        if self._lean and self._overwritten(changed, result):
+            changed.untyped_storage().resize_(0)
+        else:
+            self._stale.add(changed.untyped_storage().data_ptr())
         self._replaced[id(changed)] = (changed, result)
         return result
+
+    def _overwritten(self, changed: Tensor, result: Tensor) -> bool:
+        """Whether a value that the model overwrites is needed by nothing else and can be computed again."""
+        maker = self._makers.get(id(changed))
+        if maker is None or maker.kind not in RECOMPUTED or self._consumers[id(changed)] > 1:
+            return False
+        place = changed.untyped_storage().data_ptr()
+        if result.untyped_storage().data_ptr() == place:
+            return False
+        nodes = [node for node in (changed.grad_fn, result.grad_fn) if node is not None]
+        saved = [getattr(node, name) for node in nodes for name in dir(node) if name.startswith("_saved_")]
+        return all(
+            value.untyped_storage().data_ptr() != place for value in saved if isinstance(value, Tensor)
+        )
 
     def resolve(self, value: Any) -> Any:
         """Replace tensors that were changed in place by their new value, at any depth."""
@@ -148,20 +178,15 @@ class _Recorder(TorchFunctionMode):
             return {key: self.resolve(part) for key, part in value.items()}
         return value
 
-    def _sources(self, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
-        found: list[Tensor] = []
-
-        def collect(item: Any) -> None:
-            if isinstance(item, Tensor):
-                if id(item) in self.active:
-                    found.append(item)
-            elif isinstance(item, list | tuple):
-                for part in item:
-                    collect(part)
-
-        collect(args)
-        collect(tuple(kwargs.values()))
-        return found
+    def _sources(self, item: Any) -> list[Tensor]:
+        """The tensors among arguments, at any depth, that depend on the image."""
+        if isinstance(item, Tensor):
+            return [item] if id(item) in self.active else []
+        if isinstance(item, dict):
+            item = item.values()
+        elif not isinstance(item, list | tuple):
+            return []
+        return [tensor for part in item for tensor in self._sources(part)]
 
     def _note(
         self, func: Callable[..., Any], base: str, args: Any, kwargs: dict[str, Any], found: list[Tensor]
@@ -171,7 +196,7 @@ class _Recorder(TorchFunctionMode):
         if len(sources) > 1:
             # Aliases: one input may be computed from another; a local derivative must not follow that.
             aliases = {id(tensor): tensor.view_as(tensor) for tensor in sources}
-            args, kwargs = _swap(args, aliases), _swap(kwargs, aliases)
+            args, kwargs = swapped(args, aliases), swapped(kwargs, aliases)
             inputs = tuple(aliases.values())
         result = func(*args, **kwargs)
         outputs = [
@@ -181,35 +206,34 @@ class _Recorder(TorchFunctionMode):
         if not outputs or any(out is tensor for out in outputs for tensor in sources):
             return result
         kind = kind_of(base, len(found))
+        on_image, gates = self._mark(outputs, base, kind, sources)
+        module, leaf = self._caller()
+        counts = tuple(sum(item is tensor for item in found) for tensor in sources)
+        name = self._unique(module if leaf and module else f"{module}:{base}")
+        makers = tuple(self._makers.get(id(tensor)) for tensor in sources)
+        operation = Operation(
+            name, kind, module, base, func, args, kwargs, sources, inputs, counts, tuple(outputs), on_image,
+            gates, makers,
+        )  # fmt: skip
+        self.operations.append(operation)
+        self._makers.update((id(tensor), operation) for tensor in outputs)
+        return result
+
+    def _mark(
+        self, outputs: list[Tensor], base: str, kind: str, sources: tuple[Tensor, ...]
+    ) -> tuple[bool, tuple[bool, ...]]:
+        """Note the outputs, and what they are: still the image in another shape, or a gate."""
         on_image = all(id(tensor) in self._on_image for tensor in sources)
         gates = tuple(id(tensor) in self._gates for tensor in sources)
+        for tensor in sources:
+            self._consumers[id(tensor)] = self._consumers.get(id(tensor), 0) + 1
         for tensor in outputs:
             self.active[id(tensor)] = tensor
             if on_image and kind in ("structure", "shift", "scale"):
                 self._on_image.add(id(tensor))
             if base in GATES or (kind in ("structure", "scale") and all(gates)):
                 self._gates.add(id(tensor))
-        module, leaf = self._caller()
-        counts = tuple(sum(item is tensor for item in found) for tensor in sources)
-        name = self._unique(module if leaf and module else f"{module}:{base}")
-        self.operations.append(
-            Operation(
-                name,
-                kind,
-                module,
-                base,
-                func,
-                args,
-                kwargs,
-                sources,
-                inputs,
-                counts,
-                tuple(outputs),
-                on_image,
-                gates,
-            )
-        )
-        return result
+        return on_image, gates
 
     def _unique(self, name: str) -> str:
         self._uses[name] = self._uses.get(name, 0) + 1
@@ -224,16 +248,6 @@ class _Recorder(TorchFunctionMode):
                 return self._names[id(owner)], id(owner) not in self._parents
             frame = frame.f_back  # type: ignore[assignment]
         return "", False
-
-
-def _swap(value: Any, aliases: dict[int, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return aliases.get(id(value), value)
-    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        return type(value)(_swap(part, aliases) for part in value)
-    if isinstance(value, dict):
-        return {key: _swap(part, aliases) for key, part in value.items()}
-    return value
 
 
 @cache
