@@ -15,6 +15,12 @@ from torch import nn
 def build():
     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
 
+def explain(model, inputs, target=None):
+    return inputs * 2.0
+
+class Kind:
+    pass
+
 def small():
     return nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
@@ -82,6 +88,9 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(call, tmp_path, monke
     ("more", "message"),
     [
         (("--methods", "lrp-zpluss"), "did you mean lrp-zplus"),
+        (("--methods", "tinymodule:explian"), "expected 'explian' in tinymodule, got no such name; it has"),
+        (("--methods", "nomodule:explain"), "expected an importable module, got 'nomodule'"),
+        (("--methods", "tinymodule:Kind"), "got the class Kind"),
         (("--tests", "random"), "random-logit"),
         (("--preset", "quik"), "did you mean quick"),
         (("--executor", "ray"), "got 'ray'"),
@@ -116,6 +125,17 @@ def test_explain_writes_maps_and_pictures(call, tmp_path):
         assert picture.size == arrays["relevance"].shape[:1:-1]
 
 
+def test_a_method_is_also_a_callable_of_a_module(call, tmp_path):
+    result = call(*arguments(tmp_path, "--methods", "gradient,tinymodule:explain"))
+    assert result.exit_code == 0, result.output
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert list(run["verdicts"]) == ["gradient", "explain"]
+    assert run["methods"]["explain"]["options"] == "tinymodule.explain"
+    result = call("explain", "--model", "tinymodule:small", "--images", tmp_path / "photographs",
+                  "--methods", "tinymodule:explain", "--out", tmp_path / "maps")  # fmt: skip
+    assert result.exit_code == 0 and (tmp_path / "maps" / "explain.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("command", "name"), [("methods", "lrp-zplus"), ("tests", "random-logit"), ("models", "demo")]
 )
@@ -123,6 +143,21 @@ def test_lists(command, name, call):
     assert name in call(command).stdout
     entries = json.loads(call(command, "--json").stdout)
     assert name in [entry["name"] for entry in entries] and all(entry["description"] for entry in entries)
+
+
+def test_one_method_is_shown(call):
+    shown = call("methods", "lrp-z")
+    assert shown.exit_code == 0 and shown.stdout.startswith("## lrp-z\n")
+    assert "| convolution, linear | R_in = x W^T (R / y)" in shown.stdout
+    assert [entry["name"] for entry in json.loads(call("methods", "lrp-z", "--json").stdout)] == ["lrp-z"]
+    wrong = call("methods", "lrp-zz")
+    assert wrong.exit_code == 2 and "did you mean lrp-z" in wrong.stderr
+
+
+def test_one_method_is_rendered_on_a_terminal(call, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = call("methods", "lrp-z").stdout
+    assert "lrp-z" in shown and "| --- |" not in shown and "**Source.**" not in shown
 
 
 def test_the_random_state_is_as_before(call, tmp_path):

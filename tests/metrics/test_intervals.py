@@ -51,3 +51,9 @@ def test_many_values_in_chunks_agree_with_few_resamples():
 def test_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(**({"values": [1.0]} | options))
+
+
+def test_infinite_values_have_an_infinite_interval_without_a_warning():
+    assert bootstrap_interval([np.inf, np.inf]) == (np.inf, np.inf, np.inf, 2)
+    mixed = bootstrap_interval([1.0, 2.0, 3.0, np.inf, np.inf])
+    assert mixed.estimate == 3.0 and mixed.low == 1.0 and mixed.high == np.inf

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.settings import ManipulationSettings
-from veridical.checks import check_logits
-from veridical.smoothing import BetaSchedule, BetaSmoothed, NoiseAveraged, SmoothedModel, explainer_name
+from veridical.checks import check_logits, check_relevance
+from veridical.smoothing import BetaSchedule, BetaSmoothed, NoiseAveraged, SmoothedModel
 from veridical.tensors import sum_normalize
-from veridical.values import Explainer
+from veridical.values import Explainer, explainer_name
 
 _DIFFERENTIABLE = ("lrp-zplus", "lrp-alpha", "deep-taylor")
 
@@ -53,6 +53,12 @@ class Problem:
         """
         network = self.model if math.isinf(beta) else SmoothedModel(self.model, beta)
         maps, logits = self._map_and_logits(network, images)
+        if images.requires_grad and not maps.requires_grad:
+            # The term of the output has a gradient even then: the attack would run and change nothing.
+            raise ValueError(
+                f"expected the map of {explainer_name(self.explainer)} to change with the image to first "
+                "order, got relevance without a derivative (no requires_grad); use a differentiable method"
+            )
         if logits is None:
             chosen = network if self.settings.output_network == "shared" else self.model
             logits = chosen(images)
@@ -66,7 +72,7 @@ class Problem:
         if shared is None or (self.smooth and self.settings.output_network == "unmodified"):
             return saliency_map(self.explainer, network, images, self.targets), None
         relevance, logits = shared(network, images, self.targets)
-        return to_map(relevance, images), logits
+        return to_map(relevance, images, explainer_name(self.explainer)), logits
 
     def _output(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.settings.output == "probability" else logits
@@ -78,20 +84,17 @@ def saliency_map(explainer: Explainer, model: nn.Module, images: Tensor, target:
     Raises:
         ValueError: where the relevance does not have the shape of the images.
     """
-    return to_map(explainer(model, images, target), images)
+    return to_map(explainer(model, images, target), images, explainer_name(explainer))
 
 
-def to_map(relevance: Tensor, images: Tensor) -> Tensor:
+def to_map(relevance: object, images: Tensor, name: str) -> Tensor:
     """Relevance (N, C, H, W) as non-negative maps (N, H, W) that sum to 1.
 
     Raises:
-        ValueError: where the relevance does not have the shape of the images.
+        TypeError: where the relevance is no floating point tensor.
+        ValueError: where it does not have the shape of the images.
     """
-    if relevance.shape != images.shape:
-        raise ValueError(
-            f"expected relevance of shape {tuple(images.shape)}, got {tuple(relevance.shape)}; the method "
-            "must return one value for each input value"
-        )
+    relevance = check_relevance(relevance, images, name, finite=False)
     return sum_normalize(relevance.abs().sum(1))
 
 

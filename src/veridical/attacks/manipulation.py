@@ -21,11 +21,11 @@ from veridical.attacks.outcome import (
     output_change,
 )
 from veridical.attacks.settings import ManipulationSettings
-from veridical.checks import check_inputs, evaluation_mode, resolve_target
+from veridical.checks import check_differentiable, check_inputs, evaluation_mode, resolve_target
 from veridical.metrics import pearson
-from veridical.smoothing import explainer_name, rectifications
+from veridical.smoothing import rectifications
 from veridical.tensors import per_sample, sum_normalize
-from veridical.values import Explainer, Target
+from veridical.values import Explainer, Target, explainer_name
 
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the number of steps done and the loss of each pair (N,)."""
@@ -62,9 +62,10 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
 
     Raises:
         TypeError: where the inputs or the target are of the wrong type.
-        ValueError: where inputs, target maps, bounds or target do not fit, or the loss does not depend on
-            the image to first order.
+        ValueError: where the method says that it is not differentiable, inputs, target maps, bounds or target
+            do not fit, or the loss does not depend on the image to first order.
     """
+    check_differentiable(explainer)
     check_inputs(inputs)
     goal = _checked_map(target_map, inputs)
     clean = inputs.detach()

@@ -1,6 +1,7 @@
 """The audit: runs every test on every method, and says which methods may be believed."""
 
 from veridical.attributions import methods as method_names
+from veridical.attributions.entry import method_entry
 from veridical.auditing.plan import (
     DEFAULT_METHODS,
     DESCRIPTIONS,
@@ -37,5 +38,6 @@ __all__ = [
     "find_tests",
     "judge",
     "load_policy",
+    "method_entry",
     "method_names",
 ]

@@ -7,9 +7,9 @@ from typing import Any
 
 from veridical.attributions import method as find_method
 from veridical.auditing.policy import TEST_NAMES
-from veridical.checks import nearest_names
+from veridical.checks import NO_DERIVATIVE, check_method, nearest_names
 from veridical.records import SkippedRecord
-from veridical.values import Explainer
+from veridical.values import Explainer, explainer_name, is_differentiable
 
 DEFAULT_METHODS = (
     "gradient", "gradient-x-input", "integrated-gradients", "smoothgrad", "guided-backprop", "deconvnet",
@@ -36,7 +36,8 @@ class Preset:
         pairs: image pairs of the manipulation at most.
         manipulation_steps: steps of its optimization.
         manipulation_rate: learning rate of its optimization.
-        manipulated: methods that are manipulated; the others are recorded as skipped.
+        manipulated: methods that are manipulated where the test is not named; the others are recorded as
+            skipped.
         samples: nodes of integrated gradients and samples of SmoothGrad.
         batch: images in one call of a method; bounds the memory.
     """
@@ -119,8 +120,7 @@ def find_methods(
     pairs = chosen.items() if isinstance(chosen, Mapping) else [_named(one, preset) for one in _given(chosen)]
     methods: dict[str, Explainer] = {}
     for name, explainer in pairs:
-        if not callable(explainer):
-            raise TypeError(f"expected a callable explanation method, got {explainer!r} for {name!r}")
+        check_method(explainer, name)
         if name in methods:
             raise ValueError(f"expected different names of methods, got {name!r} twice; pass a dictionary")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._,()=+-]{0,99}", name):
@@ -143,16 +143,18 @@ def _named(one: str | Explainer, preset: Preset) -> tuple[str, Explainer]:
         if one == "smoothgrad":
             return one, find_method(one, samples=preset.samples)
         return one, find_method(one)
-    name = getattr(one, "name", None) or getattr(one, "__name__", None) or type(one).__name__
-    return str(name), one
+    return re.sub(r"[<>]", "", explainer_name(one)), one
 
 
 def describe(explainer: Explainer) -> tuple[str, str]:
     """The options of a method as text, the same in every process, and one line that says what it does."""
     options = repr(explainer)
     if re.search(r" at 0x[0-9a-f]+", options):
-        kind = type(explainer)
-        options = f"{kind.__module__}.{getattr(explainer, '__qualname__', kind.__qualname__)}"
+        # A function is its place, an object of the user's is its class; a wrapper's text loses the addresses.
+        named: Any = explainer if hasattr(explainer, "__qualname__") else type(explainer)
+        place = f"{named.__module__}.{named.__qualname__}"
+        wraps = named is type(explainer) and named.__repr__ is not object.__repr__
+        options = re.sub(r" at 0x[0-9a-f]+", "", options) if wraps else place
     text = (getattr(explainer, "__doc__", None) or "").strip()
     return options, text.splitlines()[0] if text else ""
 
@@ -191,9 +193,15 @@ def make_plan(
 
 def _left_out(name: str, explainer: Explainer, test: str, preset: Preset, images: int) -> tuple[str, bool]:
     if test == "cosine-convergence" and getattr(explainer, "rules", None) is None:
-        return "the method has no layer-by-layer rules through which vectors could be sent", False
+        return (
+            "it needs a method with layer-by-layer rules, through which random vectors can be sent in the "
+            "place of the class; this one hands out only the relevance of the image"
+        ), False
+    if test == "manipulation" and not is_differentiable(explainer):
+        return NO_DERIVATIVE, False
     if test == "manipulation" and name not in preset.manipulated:
-        return f"this preset manipulates only {', '.join(preset.manipulated)}", False
+        named = ", ".join(preset.manipulated)
+        return f"this preset manipulates only {named}; name the test to manipulate every method", False
     if test == "manipulation" and images < 2:
         return "it needs a second image, whose map is the target", False
     return "", True

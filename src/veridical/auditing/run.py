@@ -4,7 +4,7 @@ import hashlib
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -152,6 +152,8 @@ def _prepare(
     policy = options.get("policy")
     methods, tests = find_methods(options.get("methods"), preset), find_tests(options.get("tests"))
     rules = policy if isinstance(policy, Policy) else load_policy(policy)
+    if "manipulation" in (options.get("tests") or ()):
+        preset = replace(preset, manipulated=tuple(methods))
     check_deterministic(model, used[:1])
     with torch.no_grad():
         targets = resolve_target(check_logits(model(used.clone()), len(used)), target)
@@ -245,13 +247,13 @@ def _model_record(subject: Subject, options: AuditOptions) -> ModelRecord:
     info.setdefault("name", type(subject.model).__name__)
     info.setdefault("parameters", sum(one.numel() for one in subject.model.parameters()))
     with torch.no_grad():
-        info.setdefault("classes", subject.model(subject.images[:1].clone()).shape[1])
+        info.setdefault("classes", check_logits(subject.model(subject.images[:1].clone()), 1).shape[1])
     return ModelRecord(**info)
 
 
 def _image_records(subject: Subject) -> list[ImageRecord]:
     with torch.no_grad():
-        probabilities = subject.model(subject.images.clone()).softmax(1)
+        probabilities = check_logits(subject.model(subject.images.clone()), len(subject.images)).softmax(1)
     records = []
     for index, name in enumerate(subject.names):
         pixels, target = subject.images[index], int(subject.targets[index])
@@ -298,7 +300,8 @@ def _work(
             job.progress(Progress(place, len(tasks), task, "running"))
             try:
                 outcome, state = measure(job.subject, _piece(job, task, (place, len(tasks)))), "finished"
-            except (ValueError, TypeError, RuntimeError, LookupError) as error:
+            except Exception as error:
+                # A method may be the user's own or another package's, and fail in any way.
                 failed.append(SkippedRecord(method=task.method, test=task.test, reason=_reason(error)))
                 job.progress(Progress(place + 1, len(tasks), task, "failed"))
                 continue
@@ -318,7 +321,9 @@ def _piece(job: _Job, task: Task, where: tuple[int, int]) -> Work:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if not text or not isinstance(error, ValueError | TypeError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= 500 else f"{text[:497]}..."
 
 

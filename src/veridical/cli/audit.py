@@ -24,9 +24,19 @@ from veridical.auditing import (
 )
 from veridical.checks import nearest_names
 from veridical.cli.errors import names, one_line_errors
-from veridical.cli.options import Device, Folder, Material, Methods, Model, Weights, load_material
+from veridical.cli.options import (
+    Device,
+    Folder,
+    Material,
+    Methods,
+    Model,
+    Weights,
+    find_explainers,
+    load_material,
+)
 from veridical.records import Run
 from veridical.report import render
+from veridical.values import Explainer
 
 Tests = Annotated[str | None, typer.Option("--tests", help="Names, separated by commas; default: all.")]
 Preset = Annotated[str, typer.Option("--preset", help="quick, standard or thorough.")]
@@ -54,21 +64,22 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     """Test explanation methods on a model and photographs, and write a run directory with a report."""
     resume = f"interrupted; finished work is kept in {out}: run the same command again to go on"
     with one_line_errors(resume):
-        _check(executor, preset, out, names(methods))
+        explainers = find_explainers(methods)
+        _check(executor, preset, out, explainers)
         find_tests(names(tests))
         rules = load_policy(policy)
         material = load_material(model, weights, images, device, limit=PRESETS[preset].images)
         with _progress() as told:
             report = audit(
                 material.loaded.module, material.inputs, out=out, preset=preset, seed=seed,
-                methods=names(methods), tests=names(tests), policy=rules, progress=told,
+                methods=explainers, tests=names(tests), policy=rules, progress=told,
                 command=["veridical", *sys.argv[1:]], render=render, **_facts(material),
             )  # fmt: skip
         _print_verdicts(report)
         typer.echo(str((out / "report.html").resolve()))
 
 
-def _check(executor: str, preset: str, out: Path, methods: list[str] | None) -> None:
+def _check(executor: str, preset: str, out: Path, methods: list[str | Explainer] | None) -> None:
     """Refuse what would fail later, before the model is loaded."""
     if executor != "local":
         raise ValueError(f"expected a supported executor (local), got {executor!r}; use --executor local")

@@ -10,10 +10,12 @@ import typer
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from veridical.auditing import PRESETS, find_methods
-from veridical.cli.errors import names, one_line_errors
-from veridical.cli.options import Device, Folder, Methods, Model, Weights, load_material
+from veridical.checks import check_relevance
+from veridical.cli.errors import one_line_errors
+from veridical.cli.options import Device, Folder, Methods, Model, Weights, find_explainers, load_material
 from veridical.records import write_arrays, write_bytes
 
 Out = Annotated[Path, typer.Option("--out", help="The directory to write to.")]
@@ -31,12 +33,12 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
 ) -> None:
     """Write the map of every image by every method, as safetensors and as PNG."""
     with one_line_errors():
-        explainers = find_methods(names(methods), PRESETS["standard"])
+        explainers = find_methods(find_explainers(methods), PRESETS["standard"])
         material = load_material(model, weights, images, device)
         for name, explainer in explainers.items():
             relevance = np.concatenate(
                 [
-                    explainer(material.loaded.module, one, target).detach().cpu().float().numpy()
+                    _explained(explainer(material.loaded.module, one, target), one, name)
                     for one in material.inputs.split(1)
                 ]
             )
@@ -49,6 +51,11 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
                 stem = re.sub(r"[^A-Za-z0-9._-]", "_", image)
                 _write_picture(out / name / f"{stem}.png", values)
             typer.echo(str(out / f"{name}.safetensors"))
+
+
+def _explained(relevance: object, image: Tensor, name: str) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = check_relevance(relevance, image, name).detach().cpu().float().numpy()
+    return array
 
 
 def _write_picture(path: Path, values: NDArray[np.float32]) -> None:

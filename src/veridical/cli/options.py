@@ -8,13 +8,17 @@ import torch
 import typer
 from torch import Tensor
 
+from veridical.cli.errors import names
 from veridical.data import Images, load_folder, sample_photographs
-from veridical.models import LoadedModel, load_model
+from veridical.models import LoadedModel, find_importable, load_model
+from veridical.values import Explainer
 
 Model = Annotated[str, typer.Option("--model", help="demo, torchvision:NAME or package.module:callable.")]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A state dict for the model.")]
 Folder = Annotated[Path | None, typer.Option("--images", help="A folder of photographs; default: bundled.")]
-Methods = Annotated[str | None, typer.Option("--methods", help="Names, separated by commas.")]
+Methods = Annotated[
+    str | None, typer.Option("--methods", help="Names or package.module:callable, separated by commas.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 
@@ -35,6 +39,16 @@ class Material:
         """Black and white as the model sees them, one number a channel."""
         low, high = self.loaded.preprocessing.bounds()
         return low.flatten().tolist(), high.flatten().tolist()
+
+
+def find_explainers(text: str | None) -> list[str | Explainer] | None:
+    """The methods of a list "name,package.module:callable": names as they are, callables imported.
+
+    Raises:
+        ValueError: nothing of such a name can be imported.
+    """
+    found = names(text)
+    return None if found is None else [find_importable(one) if ":" in one else one for one in found]
 
 
 def load_material(

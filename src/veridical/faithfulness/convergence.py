@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs, nearest_names
+from veridical.checks import check_inputs, check_method, nearest_names
 from veridical.faithfulness._seeds import generator
-from veridical.faithfulness.maps import check_method
 from veridical.rules import RuleSet, Trace, propagate, record
 from veridical.values import Explainer
 

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from veridical.values import Explainer
+from veridical.checks import check_relevance
+from veridical.values import Explainer, explainer_name
 
 Reduction = Literal["sum", "max-abs", "sum-abs"]
 
@@ -63,38 +64,28 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"expected reduction {', '.join(REDUCTIONS)}, got {reduction!r}; choose one of them")
 
 
-def check_method(method: object) -> None:
-    """Check that a method can be called.
-
-    Raises:
-        TypeError: if it is a name or anything else that is no callable.
-    """
-    if not callable(method):
-        raise TypeError(
-            f"expected an explanation method that can be called, got {method!r}; "
-            "make a built-in one with veridical.method(name)"
-        )
-
-
 def explained(
-    model: nn.Module, inputs: Tensor, method: Explainer, target: Tensor, batch: int | None = None
+    model: nn.Module,
+    inputs: Tensor,
+    method: Explainer,
+    target: Tensor,
+    batch: int | None = None,
+    *,
+    finite: bool = True,
 ) -> Tensor:
     """Relevance (N, C, H, W) of all images, detached, `batch` images at a time (None: all at once).
 
     Raises:
-        ValueError: if the batch is not positive, or the method returns another shape than that of `inputs`.
+        TypeError: if the method returns no floating point tensor.
+        ValueError: if the batch is not positive, the method returns another shape than that of `inputs` or,
+            with `finite`, NaN or infinity.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"expected a batch of at least one image, got {batch}; None means all at once")
     size = batch or len(inputs)
-    parts = [
-        method(model, inputs[begin : begin + size].detach(), target[begin : begin + size]).detach()
-        for begin in range(0, len(inputs), size)
-    ]
-    relevance = torch.cat(parts)
-    if relevance.shape != inputs.shape:
-        raise ValueError(
-            f"expected a relevance of the shape of the inputs {tuple(inputs.shape)}, "
-            f"got {tuple(relevance.shape)}; return one value for each input value"
-        )
-    return relevance
+    parts = []
+    for begin in range(0, len(inputs), size):
+        images = inputs[begin : begin + size].detach()
+        found = method(model, images, target[begin : begin + size])
+        parts.append(check_relevance(found, images, explainer_name(method), finite=finite).detach())
+    return torch.cat(parts)

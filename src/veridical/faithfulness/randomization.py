@@ -11,7 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs, check_logits, evaluation_mode, nearest_names, resolve_target
+from veridical.checks import (
+    check_inputs,
+    check_logits,
+    check_method,
+    evaluation_mode,
+    nearest_names,
+    resolve_target,
+)
 from veridical.faithfulness._weights import (
     INITIALIZATIONS,
     Unit,
@@ -22,7 +29,6 @@ from veridical.faithfulness._weights import (
 )
 from veridical.faithfulness.maps import (
     Reduction,
-    check_method,
     check_reduction,
     default_reduction,
     explained,
@@ -222,14 +228,16 @@ def cascading_randomization(
     names, groups = _groups(network, images, chosen)
     reduction = chosen.reduction or default_reduction(method)
 
-    def maps() -> Tensor:
-        return reduce_channels(explained(network, images, method, classes, chosen.batch), reduction)
+    def maps(*, finite: bool) -> Tensor:
+        relevance = explained(network, images, method, classes, chosen.batch, finite=finite)
+        return reduce_channels(relevance, reduction)
 
-    original = maps()
+    original = maps(finite=True)
     randomized, scores = [], []
     for group in groups:
         before = assign(group)
-        randomized.append(maps())
+        # A rule may overflow on random weights: that step is not measured, the others are.
+        randomized.append(maps(finite=False))
         scores.append(map_similarity(original, randomized[-1], chosen.protocol))
         if chosen.order == "independent":
             assign(before)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs, check_logits, evaluation_mode, resolve_target
+from veridical.checks import check_inputs, check_logits, check_method, evaluation_mode, resolve_target
 from veridical.faithfulness._seeds import generator
 from veridical.faithfulness.maps import (
     Reduction,
-    check_method,
     check_reduction,
     default_reduction,
     explained,

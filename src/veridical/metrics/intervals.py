@@ -69,6 +69,9 @@ def bootstrap_interval(
             for count in (min(rows, resamples - start) for start in range(0, resamples, rows))
         ]
     )
-    low, high = np.quantile(summaries, [(1 - level) / 2, (1 + level) / 2])
+    # Between infinite values (the PSNR of an unchanged image) nothing can be interpolated.
+    exact = np.isfinite(summaries).all()
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(summaries, ends, method="linear" if exact else "inverted_cdf")
     estimate = _summaries(measured[None], statistic)[0]
     return Interval(float(estimate), float(low), float(high), int(measured.size))

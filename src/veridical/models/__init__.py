@@ -1,6 +1,7 @@
 """Networks: where they come from, what they take, what identifies them."""
 
 from veridical.models.checkpoints import load_weights, read_state_dict
+from veridical.models.importable import find_importable
 from veridical.models.load import load_model, model_specs
 from veridical.models.loaded import LoadedModel, state_digest
 from veridical.models.preprocessing import Preprocessing
@@ -8,6 +9,7 @@ from veridical.models.preprocessing import Preprocessing
 __all__ = [
     "LoadedModel",
     "Preprocessing",
+    "find_importable",
     "load_model",
     "load_weights",
     "model_specs",

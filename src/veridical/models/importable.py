@@ -34,9 +34,8 @@ def build_importable(spec: str) -> Built:
         ValueError: nothing of this name can be imported, or the callable itself fails.
         TypeError: it is not callable or returns something else.
     """
-    module_name, _, attribute = spec.partition(":")
     with _current_directory_importable():
-        found = _find(module_name, attribute)
+        found = _find(spec)
         if isinstance(found, nn.Module):
             return found, None, None
         if not callable(found):
@@ -56,7 +55,18 @@ def build_importable(spec: str) -> Built:
     return _unpacked(result, spec)
 
 
-def _find(module_name: str, attribute: str) -> Any:
+def find_importable(spec: str) -> Any:
+    """What "package.module:name" stands for; the current directory can be imported from.
+
+    Raises:
+        ValueError: nothing of this name can be imported.
+    """
+    with _current_directory_importable():
+        return _find(spec)
+
+
+def _find(spec: str) -> Any:
+    module_name, _, attribute = spec.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:

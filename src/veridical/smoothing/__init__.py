@@ -6,7 +6,6 @@ from veridical.smoothing.softplus import (
     BetaSmoothed,
     SmoothedModel,
     beta_smooth,
-    explainer_name,
     predicted_target,
     rectifications,
 )
@@ -17,7 +16,6 @@ __all__ = [
     "NoiseAveraged",
     "SmoothedModel",
     "beta_smooth",
-    "explainer_name",
     "predicted_target",
     "rectifications",
     "smoothgrad",

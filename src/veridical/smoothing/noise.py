@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from veridical.smoothing.softplus import explainer_name, predicted_target
-from veridical.values import Explainer, Target
+from veridical.checks import check_relevance
+from veridical.smoothing.softplus import predicted_target
+from veridical.values import Explainer, Target, explainer_name, is_differentiable
 
 _FOLDED_BATCH = 16
 
@@ -67,6 +68,11 @@ class NoiseAveraged:
         """The name of the averaged method, with the wrapper."""
         return f"smoothgrad({explainer_name(self.explainer)}, samples={self.samples}, noise={self.noise:g})"
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether the averaged method is."""
+        return is_differentiable(self.explainer)
+
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
         """Mean relevance (N, C, H, W) over the noisy copies."""
         batch = len(inputs)
@@ -76,7 +82,8 @@ class NoiseAveraged:
         total = torch.zeros_like(inputs)
         for part in torch.split(noise, chunk):
             noisy = (inputs + part.unsqueeze(1) * self._sigma(inputs)).flatten(0, 1)
-            relevance = self.explainer(model, noisy, classes.repeat(len(part)))
+            found = self.explainer(model, noisy, classes.repeat(len(part)))
+            relevance = check_relevance(found, noisy, explainer_name(self.explainer), finite=False)
             total = total + self._weighted(relevance).reshape(len(part), *inputs.shape).sum(0)
         return total / self.samples
 

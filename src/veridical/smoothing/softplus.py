@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from veridical.checks import check_inputs, check_logits, evaluation_mode, resolve_target
 from veridical.smoothing.activations import rectification
 from veridical.smoothing.schedule import check_beta
-from veridical.values import Explainer, Target
+from veridical.values import Explainer, Target, explainer_name, is_differentiable
 
 
 class SmoothedModel(nn.Module):
@@ -162,6 +162,11 @@ class BetaSmoothed:
         """The name of the smoothed method, with the wrapper."""
         return f"beta-smooth({explainer_name(self.explainer)}, beta={self.beta:g})"
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether the smoothed method is."""
+        return is_differentiable(self.explainer)
+
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
         """Relevance (N, C, H, W) of the smoothed network, differentiable where `inputs` requires grad."""
         classes = predicted_target(model, inputs, target)
@@ -194,9 +199,3 @@ def predicted_target(model: nn.Module, inputs: Tensor, target: Target = None) ->
     with torch.no_grad(), evaluation_mode(model):
         logits = check_logits(model(inputs.detach().clone()), len(inputs))
     return resolve_target(logits, target)
-
-
-def explainer_name(explainer: Explainer) -> str:
-    """The explainer's own name, or that of its function or class."""
-    found = getattr(explainer, "name", None) or getattr(explainer, "__name__", None)
-    return str(found or type(explainer).__name__)
