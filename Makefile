@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help audit install dev peers test lint format types docs check bench clean
+.PHONY: help audit install dev peers test lint format types docs table methods check bench clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -29,17 +29,20 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 # Without their dependencies: torchvision would replace a CPU build of torch by one of several gigabytes.
-# What they import beyond ours is tqdm and click.
+# What they import beyond ours: tqdm (all), click (Zennit), what transformers brings (timm); the second line
+# is for Quantus alone.
 $(VENV)/.peers: $(VENV)/.dev
-	$(PIP) install -qq --constraint constraints.txt tqdm click
-	$(PIP) install -qq --constraint constraints.txt --no-deps torchvision zennit captum
+	$(PIP) install -qq --constraint constraints.txt tqdm click transformers
+	$(PIP) install -qq --constraint constraints.txt --no-deps opencv-python-headless pandas \
+		scikit-learn narwhals joblib threadpoolctl cloudpickle
+	$(PIP) install -qq --constraint constraints.txt --no-deps torchvision zennit captum quantus timm
 	@touch $@
 
 install: $(VENV)/.installed  ## create .venv and install the package
 
 dev: $(VENV)/.dev  ## the same with the tools of developers
 
-peers: $(VENV)/.peers  ## the same with Captum, Zennit and torchvision for the parity tests
+peers: $(VENV)/.peers  ## the same with Captum, Zennit, Quantus and torchvision for the parity tests
 
 audit: $(VENV)/.installed  ## install and audit the demo network; ARGS="--preset standard" passes options
 	$(BIN)/veridical audit $(ARGS)
@@ -58,8 +61,15 @@ format: $(VENV)/.dev  ## mend what ruff can mend
 types: $(VENV)/.dev  ## mypy, strict
 	$(BIN)/mypy
 
-docs: $(VENV)/.dev  ## links and paths in the Markdown files
+docs: $(VENV)/.dev  ## links and paths in the Markdown files; the generated page is current
 	$(BIN)/python scripts/check_docs.py
+	$(BIN)/python scripts/methods_page.py --check
+
+methods: $(VENV)/.dev  ## write docs/methods.md from the code
+	$(BIN)/python scripts/methods_page.py
+
+table: $(VENV)/.peers  ## run every method on every network, write docs/networks.md
+	$(BIN)/python scripts/coverage_table.py
 
 check: test lint types docs  ## everything that CI runs
 

@@ -7,8 +7,9 @@ import veridical as vd
 from networks import Residual, images, seeded
 
 SURFACE = {
-    "audit", "beta_smooth", "cascading_randomization", "cosine_convergence", "coverage", "explain",
-    "manipulate", "method", "methods", "random_logit", "saliency", "smoothgrad",
+    "Patterns", "as_quantus", "audit", "beta_smooth", "cascading_randomization", "cosine_convergence",
+    "coverage", "explain", "explain_several", "fit_patterns", "from_captum", "from_zennit", "manipulate",
+    "method", "methods", "random_logit", "saliency", "smoothgrad",
 }  # fmt: skip
 
 
@@ -32,6 +33,15 @@ def test_a_method_is_given_by_name_or_as_a_callable() -> None:
         vd.random_logit(model, x, "lrpz")
     with pytest.raises(TypeError, match="a method's name or a callable, got int"):
         vd.random_logit(model, x, 3)
+
+
+def test_several_methods_are_named_by_their_names_or_by_the_caller() -> None:
+    model, x = seeded(Residual), images(2, 16)
+    found = vd.explain_several(model, x, ["gradient", vd.method("lrp-z")], [1, None])
+    assert list(found) == ["gradient", "lrp-z"] and found["lrp-z"].shape == (2, *x.shape)
+    assert list(vd.explain_several(model, x, {"mine": "gradient"})) == ["mine"]
+    with pytest.raises(ValueError, match="got 'lrp-z' twice; pass a dictionary"):
+        vd.explain_several(model, x, ["lrp-z", vd.method("lrp-z")])
 
 
 def test_manipulate_takes_a_name_and_settings() -> None:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "data": set(),
     "models": set(),
     "smoothing": set(),
+    "adapters": set(),
     "rules": set(),
     "attributions": {"rules", "smoothing"},
     "attacks": {"metrics", "smoothing"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "cli": {"auditing", "report", "models", "data"},
     "api": {
         "attributions", "rules", "smoothing", "attacks", "faithfulness", "metrics",
-        "auditing", "report", "models", "data",
+        "auditing", "report", "models", "data", "adapters",
     },
 }  # fmt: skip
 # Not layers: what the package offers, and `python -m veridical`.

@@ -4,26 +4,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from veridical.adapters import from_captum, from_zennit
     from veridical.api import (
+        as_quantus,
         audit,
         cascading_randomization,
         cosine_convergence,
         coverage,
+        explain_several,
         manipulate,
         random_logit,
     )
-    from veridical.attributions import explain, method, methods, saliency
+    from veridical.attributions import Patterns, explain, fit_patterns, method, methods, saliency
     from veridical.smoothing import beta_smooth, smoothgrad
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Patterns",
+    "as_quantus",
     "audit",
     "beta_smooth",
     "cascading_randomization",
     "cosine_convergence",
     "coverage",
     "explain",
+    "explain_several",
+    "fit_patterns",
+    "from_captum",
+    "from_zennit",
     "manipulate",
     "method",
     "methods",
@@ -33,10 +42,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "veridical.adapters": ("from_captum", "from_zennit"),
     "veridical.api": (
-        "audit", "cascading_randomization", "cosine_convergence", "coverage", "manipulate", "random_logit",
+        "as_quantus", "audit", "cascading_randomization", "cosine_convergence", "coverage", "explain_several",
+        "manipulate", "random_logit",
     ),
-    "veridical.attributions": ("explain", "method", "methods", "saliency"),
+    "veridical.attributions": ("Patterns", "explain", "fit_patterns", "method", "methods", "saliency"),
     "veridical.smoothing": ("beta_smooth", "smoothgrad"),
 }  # fmt: skip
 

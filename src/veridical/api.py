@@ -1,20 +1,24 @@
 """The functions that bring several parts together; `import veridical as vd` offers them all."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from veridical import attacks, faithfulness
+from veridical import adapters, attacks, faithfulness
+from veridical.adapters import Channels, QuantusFunction
 from veridical.attacks import Manipulation, ManipulationSettings
+from veridical.attributions import explain_several as explain_all
 from veridical.attributions import method as find_method
 from veridical.attributions import rule_coverage
 from veridical.auditing import AuditOptions, AuditReport
 from veridical.auditing import audit as run_audit
+from veridical.checks import check_method
 from veridical.faithfulness import CascadingRandomization, CosineConvergence, RandomLogit
 from veridical.report import render
 from veridical.rules import Coverage
-from veridical.values import Explainer, Target
+from veridical.values import Explainer, Target, explainer_name
 
 
 def as_explainer(method: str | Explainer) -> Explainer:
@@ -22,13 +26,62 @@ def as_explainer(method: str | Explainer) -> Explainer:
 
     Raises:
         ValueError: if no method has that name.
-        TypeError: if it is neither a name nor callable.
+        TypeError: if it is neither a name nor a callable, or a class (Captum's, say).
     """
     if isinstance(method, str):
         return find_method(method)
     if not callable(method):
         raise TypeError(f"expected a method's name or a callable, got {type(method).__name__}")
+    check_method(method)
     return method
+
+
+def as_quantus(method: str | Explainer, channels: Channels = "sum") -> QuantusFunction:
+    """The function that Quantus's metrics take as `explain_func`; see `veridical.adapters.as_quantus`.
+
+    Args:
+        method: a built-in method's name or any explainer.
+        channels: "sum" gives one value a pixel (N, 1, H, W), "keep" one for each input value (N, C, H, W).
+
+    Raises:
+        TypeError: if it is neither a name nor a callable.
+        ValueError: if no method has that name, or there is no such choice of channels.
+    """
+    return adapters.as_quantus(as_explainer(method), channels)
+
+
+def explain_several(
+    model: nn.Module,
+    inputs: Tensor,
+    methods: Iterable[str | Explainer] | Mapping[str, str | Explainer],
+    targets: Sequence[Target] = (None,),
+) -> dict[str, Tensor]:
+    """Relevance (T, N, C, H, W) by several methods for T targets, from one forward pass where possible.
+
+    Args:
+        model: maps images to logits (N, K); left as it was.
+        inputs: float (N, C, H, W).
+        methods: built-in names and methods of one's own; a mapping gives them names.
+        targets: each an int, a LongTensor (N,), or None for the predicted class.
+
+    Returns:
+        The relevance of each method by its name; see `veridical.attributions.explain_several`.
+
+    Raises:
+        TypeError: if something is no method.
+        ValueError: if a name is unknown or used twice, or a target does not exist.
+    """
+    pairs = methods.items() if isinstance(methods, Mapping) else [(_name_of(one), one) for one in methods]
+    found: dict[str, Explainer] = {}
+    for name, one in pairs:
+        if name in found:
+            raise ValueError(f"expected different names of methods, got {name!r} twice; pass a dictionary")
+        found[name] = as_explainer(one)
+    return explain_all(model, inputs, found, targets)
+
+
+def _name_of(method: str | Explainer) -> str:
+    return method if isinstance(method, str) else explainer_name(method)
 
 
 def manipulate(

@@ -6,17 +6,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fitted import Ready, needs_patterns
 from networks import NETWORKS, Residual, Sequential, images, seeded
 from veridical.attributions import method, methods
 from veridical.smoothing import beta_smooth, smoothgrad
 
-OPTIONS = {"integrated-gradients": {"steps": 3}, "smoothgrad": {"samples": 3}}
+OPTIONS = {
+    "integrated-gradients": {"steps": 3},
+    "smoothgrad": {"samples": 3},
+    "rectgrad": {"percentile": 60.0},
+}
 EXPLAINERS = {name: method(name, **OPTIONS.get(name, {})) for name in methods()}
+EXPLAINERS |= {name: Ready(name) for name in methods() if needs_patterns(name)}
 EXPLAINERS |= {
     "beta-smoothed gradient": beta_smooth(method("gradient"), 2.0),
     "beta-smoothed guided-backprop": beta_smooth(method("guided-backprop"), 2.0),
     "beta-smoothed lrp-zplus": beta_smooth(method("lrp-zplus"), 2.0),
     "smoothgrad of lrp-epsilon": smoothgrad(method("lrp-epsilon"), 3, 0.1),
+    "deeplift-rescale from a blur": method("deeplift-rescale", reference="blur", blur=1.0),
+    "deeplift-reveal-cancel of sixt2020": method("deeplift-reveal-cancel", convention="sixt2020"),
+    "deeplift-ablation by the text": method("deeplift-ablation", chains="text"),
+    "raw grad-cam of the probability": method(
+        "grad-cam", relu=False, upsampling="bicubic", output="probability"
+    ),
+    "beta-smoothed rectgrad": beta_smooth(method("rectgrad", percentile=60.0), 2.0),
 }
 EVERY_METHOD = pytest.mark.parametrize("explainer", EXPLAINERS.values(), ids=EXPLAINERS)
 EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS)

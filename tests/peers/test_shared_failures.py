@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fitted import ready
 from networks import NETWORKS, Shared, images, seeded
 from veridical.attributions import method, methods
 from veridical.rules import UnsupportedOperation, record
@@ -64,9 +65,11 @@ def test_a_layer_used_twice_equals_its_unrolled_clone(name) -> None:
     unrolled = seeded(lambda: Shared(unrolled=True))
     unrolled.load_state_dict(shared.state_dict())
     x = images()
-    explainer = method(name)
+    # with a percentile of 98 nothing is left of maps as small as these
+    options = {"percentile": 60.0} if name == "rectgrad" else {}
+    one, two = (ready(name, model, **options) for model in (shared, unrolled))
     assert torch.equal(shared(x), unrolled(x))
-    assert relative_error(explainer(shared, x, 1), explainer(unrolled, x, 1)) < 1e-10
+    assert relative_error(one(shared, x, 1), two(unrolled, x, 1)) < 1e-10
 
 
 class PositiveResidual(nn.Module):
