@@ -63,6 +63,6 @@ def data_folder() -> Path:
 
 
 @pytest.fixture
-def torchvision_models():
+def torchvision_models() -> object:
     """`torchvision.models`, or a skip with the reason."""
     return pytest.importorskip("torchvision.models", reason="needs torchvision (make peers)")

@@ -51,10 +51,39 @@ class CifarResNet(nn.Module):
         return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
 
 
+class LeNet(nn.Module):
+    """The LeNet for MNIST of the data folder: two convolutions, two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.linear1 = nn.Linear(3136, 200)
+        self.linear2 = nn.Linear(200, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.linear2(F.relu(self.linear1(x.flatten(1))))
+
+
+PUBLISHED = {
+    "resnet20_cifar10": lambda: CifarResNet(3),
+    "resnet56_cifar10": lambda: CifarResNet(9),
+    "mnist_lenet5_clean": LeNet,
+    "mnist_lenet5_linf_adv": LeNet,
+}
+
+
 def trained_resnet20(folder: Path) -> nn.Module:
     """The trained ResNet-20, in evaluation mode."""
-    model = CifarResNet()
-    state = torch.load(folder / "models" / "resnet20_cifar10.pt", map_location="cpu", weights_only=True)
+    return trained(folder, "resnet20_cifar10")
+
+
+def trained(folder: Path, name: str) -> nn.Module:
+    """One of the published networks, in evaluation mode."""
+    model = PUBLISHED[name]()
+    state = torch.load(folder / "models" / f"{name}.pt", map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     return model.eval()

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from networks_real import PUBLISHED, trained
+from veridical.attributions import method, methods
 from veridical.data import load_folder
 from veridical.models import load_model, read_state_dict
 
@@ -34,3 +36,15 @@ def test_labels_belong_to_the_classes(data_folder):
 def test_checkpoints_of_others_can_be_read(data_folder, name):
     state = read_state_dict(data_folder / "models" / f"{name}.pt")
     assert all(torch.isfinite(value).all() for value in state.values())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_method_explains_the_published_networks(data_folder, name):
+    model = trained(data_folder, name).double()
+    shape = (2, 1, 28, 28) if "mnist" in name else (2, 3, 32, 32)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for chosen in methods():
+        if not chosen.startswith("pattern"):  # those need patterns of the network
+            options = {"steps": 4} if chosen == "integrated-gradients" else {}
+            relevance = method(chosen, **options)(model, images)
+            assert bool(relevance.isfinite().all()) and bool(relevance.flatten(1).any(1).all()), chosen
