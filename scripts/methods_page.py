@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from veridical.attributions import method, methods
-from veridical.attributions.entry import method_entry, problems, read_docstring
+from veridical.attributions import methods
+from veridical.attributions.entry import method_entry, method_summary, problems
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 COMMAND = "python scripts/methods_page.py"
@@ -26,7 +26,7 @@ it.
 
 def page() -> str:
     """The whole page: an index and the entry of every method."""
-    rows = [f"| [{name}](#{name}) | {read_docstring(type(method(name))).summary} |" for name in methods()]
+    rows = [f"| [{name}](#{name}) | {method_summary(name)} |" for name in methods()]
     index = "\n".join(["| method | what it is |", "| --- | --- |", *rows])
     return "\n".join([HEAD, index, "", *map(method_entry, methods())])
 

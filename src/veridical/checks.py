@@ -37,6 +37,19 @@ def check_inputs(inputs: Tensor) -> None:
         )
 
 
+def check_gradients(inputs: Tensor) -> None:
+    """Check that gradients with respect to `inputs` can be taken.
+
+    Raises:
+        ValueError: if they cannot, under `torch.inference_mode()`.
+    """
+    if torch.is_inference_mode_enabled() or inputs.is_inference():
+        raise ValueError(
+            "expected images whose gradient can be taken, got a call, or images made, under "
+            "torch.inference_mode(); use torch.no_grad() there, or clone the images outside of it"
+        )
+
+
 def check_logits(output: object, batch: int) -> Tensor:
     """The logits in a model's output, checked to be a floating point tensor (N, K) with N = `batch`.
 
@@ -48,10 +61,7 @@ def check_logits(output: object, batch: int) -> Tensor:
         TypeError: if they are no tensor.
         ValueError: if they have another shape or hold NaN or infinity.
     """
-    logits = output
-    if not isinstance(output, Tensor):
-        found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-        logits = output if found is None else found
+    logits = find_logits(output)
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"expected the model to return logits as a tensor (N, K), got {type(logits).__name__}; "
@@ -65,6 +75,14 @@ def check_logits(output: object, batch: int) -> Tensor:
     if not bool(torch.isfinite(logits.detach()).all()):
         raise ValueError("expected finite logits, got NaN or infinity; look at the weights and at the inputs")
     return logits
+
+
+def find_logits(output: object) -> object:
+    """A model's output, or its attribute or key `logits` where it has one."""
+    if isinstance(output, Tensor):
+        return output
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return output if found is None else found
 
 
 def resolve_target(logits: Tensor, target: Target) -> Tensor:

@@ -232,3 +232,12 @@ def test_without_zennit_it_says_what_to_install(module, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match="Zennit to be installed.*pip install --no-deps zennit torchvision"):
         from_zennit("epsilon_plus")
+
+
+def test_a_torchvision_for_another_torch_is_named(monkeypatch) -> None:
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("veridical.adapters.options.importlib.import_module", broken)
+    with pytest.raises(ImportError, match="Zennit and what it imports to fit the installed torch.*::nms"):
+        from_zennit("epsilon_plus")

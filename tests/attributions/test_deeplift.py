@@ -247,7 +247,7 @@ def test_a_fixed_tensor_is_equal_by_shape_dtype_and_values() -> None:
         ({"reference": "black"}, ValueError, "expected reference to be one of zeros, blur, got 'black'"),
         ({"reference": 0}, TypeError, 'expected reference as "zeros", "blur" or a tensor, got int'),
         ({"reference": torch.zeros(8, 8)}, ValueError, r"reference of shape \(C, H, W\) or .*got \(8, 8\)"),
-        ({"reference": torch.zeros(3, 8, 8, dtype=torch.long)}, TypeError, "expected floating point"),
+        ({"reference": torch.zeros(3, 8, 8, dtype=torch.long)}, TypeError, "floating point reference"),
         ({"reference": torch.full((3, 8, 8), float("nan"))}, ValueError, "expected finite inputs"),
         ({"blur": 0.0}, ValueError, "expected blur as a positive number of pixels, got 0.0"),
         ({"blur": float("inf")}, ValueError, "expected blur as a positive number of pixels, got inf"),

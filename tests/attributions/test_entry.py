@@ -11,6 +11,7 @@ from veridical.attributions.entry import (
     SECTIONS,
     bias_text,
     method_entry,
+    method_summary,
     problems,
     read_arguments,
     read_docstring,
@@ -188,3 +189,9 @@ def test_wrapped_lines_begin_no_list_and_formulas_stay(sample) -> None:
     assert any(line.startswith("\\- b") for line in lines)
     assert any(line.startswith("1\\. c \\< d \\* e [x]\\(y)") for line in lines)
     assert "    R = 1 * 2" in lines
+
+
+def test_a_line_tells_methods_of_one_class_apart() -> None:
+    assert method_summary("gradient").startswith("The gradient of the class's score")
+    assert method_summary("lrp-alpha5-beta4").endswith("members. Here: `alpha=5.0`, `beta=4.0`.")
+    assert len({method_summary(name) for name in methods()}) == len(methods())

@@ -95,6 +95,16 @@ def test_the_means_make_a_difference() -> None:
     torch.testing.assert_close(mixed.active["classifier.4"], conditional.active["classifier.4"])
 
 
+@pytest.mark.parametrize("activation", [F.softplus, lambda h: F.threshold(h, 0.0, 0.0), F.gelu])
+def test_a_layer_before_any_form_of_rectifier_counts_its_active_samples(activation) -> None:
+    model, plain = (seeded(lambda f=f: OneLayer(nn.Conv2d(3, 2, 3), f)) for f in (activation, F.relu))
+    plain.load_state_dict(model.state_dict())
+    x = images(6)
+    expected = fit_patterns(plain, x).active["conv"]
+    torch.testing.assert_close(fit_patterns(model, x).active["conv"], expected)
+    assert not torch.allclose(fit_patterns(model, x, estimator="linear").active["conv"], expected)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 def test_an_even_kernel_with_padding_same() -> None:
     model = seeded(lambda: OneLayer(nn.Conv2d(3, 2, 2, padding="same"), nn.Identity()))
@@ -272,7 +282,10 @@ class Flat(nn.Module):
     ("batches", "options", "error", "match"),
     [
         ([], {}, ValueError, "expected batches of images.*got no batch; a generator"),
-        ([{"image": 1}], {}, TypeError, "torch tensor .*got dict"),
+        ([{"image": 1}], {}, TypeError, r"expected batches of images, got .* the keys image; .*batch\[key\]"),
+        (None, {}, TypeError, "expected batches as tensors .*got NoneType; give a DataLoader"),
+        ({"image": images()}, {}, TypeError, "expected batches as tensors .*got dict; give a DataLoader"),
+        ([3], {}, TypeError, "torch tensor .*got int"),
         ([torch.zeros(3, 8, 8)], {}, ValueError, r"inputs\[None\]"),
         ([torch.full((1, 3, 8, 8), math.nan)], {}, ValueError, "NaN or infinity"),
         ([images()], {"estimator": "quadratic"}, ValueError, "expected estimator to be one of positive"),

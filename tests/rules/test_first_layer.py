@@ -77,6 +77,9 @@ STEPS = {
     "its own reflection around it": lambda x: F.pad(x, (2, 1, 1, 3), mode="reflect"),
     "normalization": lambda x: (x - 0.4) / -2.0,
     "normalization and zeros around it": lambda x: F.pad((x - 0.4) * 3, (1, 1, 1, 1)),
+    "every second place as channels": lambda x: torch.cat([x[..., ::2], x[..., 1::2]], 2),
+    "each channel's own normalization": lambda x: torch.cat([x[:, :1] * 2, x[:, 1:2] - 1, -x[:, 2:]], 1),
+    "channels apart": lambda x: torch.stack(x.unbind(1)[::-1], 1),
 }
 
 

@@ -58,6 +58,18 @@ def test_z_box_by_hand() -> None:
     torch.testing.assert_close(result.flatten(), expected)
 
 
+def test_the_bounds_of_z_box_follow_a_negative_factor_and_parts_of_the_image() -> None:
+    class Inverted(Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.cat([part * -1.0 for part in x.chunk(3, 1)], 1))
+
+    plain, inverted, x = seeded(Sequential), seeded(Inverted), images()
+    for bounds in (None, (-5.0, 4.0)):
+        explainer = method("deep-taylor", bounds=bounds)
+        mirrored = method("deep-taylor", bounds=bounds and (-bounds[1], -bounds[0]))
+        torch.testing.assert_close(explainer(inverted, x, 0), mirrored(plain, -x, 0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lrp_z_is_gradient_times_input_on_relu_networks(dtype: torch.dtype) -> None:
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10

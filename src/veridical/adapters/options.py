@@ -154,3 +154,8 @@ def find_package(name: str, module: str, install: str) -> Any:
         raise ImportError(
             f"expected {name} to be installed, got {error}; install it with pip install --no-deps {install}"
         ) from error
+    except (RuntimeError, OSError, AttributeError) as error:
+        raise ImportError(
+            f"expected {name} and what it imports to fit the installed torch, got {type(error).__name__}: "
+            f"{error}; install torch and torchvision from the same index"
+        ) from error

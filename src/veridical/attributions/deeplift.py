@@ -56,6 +56,10 @@ class _DeepLift(RuleBased):
                 f'expected reference as "zeros", "blur" or a tensor, got {type(given).__name__}; '
                 "one image (C, H, W) serves all images, a batch (N, C, H, W) has one for each"
             )
+        if not given.is_floating_point():
+            raise TypeError(
+                f"expected a floating point reference, got {given.dtype}; preprocess it as the images are"
+            )
         if given.dim() not in (3, 4):
             raise ValueError(
                 f"expected a reference of shape (C, H, W) or (N, C, H, W), got {tuple(given.shape)}"
@@ -133,7 +137,7 @@ class DeepLiftRescale(_DeepLift):
     Args:
         reference: "zeros" (the mean image after the usual normalization), "blur" (each image's own Gaussian
             blur), a tensor (C, H, W) or (1, C, H, W) for all images, such as the mean image, or (N, C, H, W)
-            with one for each image.
+            with one for each image of a call (tests that split or fold batches need one of the other forms).
         blur: standard deviation of the blur in pixels.
         max_pool: "exchange", which is complete, or "gradient", the image's winner takes all (Sixt's code).
         fold_batch_norm: treat a batch normalization and the layer before it as one affine map. Here the map
@@ -152,8 +156,9 @@ class DeepLiftRescale(_DeepLift):
         the reference, as in their package; ours takes 1e-7 of the larger of the values where all are below 1,
         so that networks with faint activations, as random weights give, stay complete. Local response
         normalization has no closed form here, but the mean gradient on the path from the reference at 16
-        Gauss-Legendre nodes (error of completeness below 1e-10 in float64 on a small network). All else is
-        complete to rounding.
+        Gauss-Legendre nodes (error of completeness below 1e-10 in float64 on a small network). A choice that
+        depends on the image (`where`, `masked_fill`, an index) is the image's own: incomplete where the
+        reference chooses otherwise. All else is complete to rounding.
 
     Peers:
         Captum (DeepLift) to 1e-5 on modules of convolutions, linear layers, activations, average pooling, and
@@ -198,7 +203,7 @@ class DeepLiftRevealCancel(_DeepLift):
     Args:
         reference: "zeros" (the mean image after the usual normalization), "blur" (each image's own Gaussian
             blur), a tensor (C, H, W) or (1, C, H, W) for all images, such as the mean image, or (N, C, H, W)
-            with one for each image.
+            with one for each image of a call (tests that split or fold batches need one of the other forms).
         blur: standard deviation of the blur in pixels.
         max_pool: "exchange", which is complete, or "gradient", the image's winner takes all (Sixt's code).
         fold_batch_norm: treat a batch normalization and the layer before it as one affine map. The map stays
@@ -253,7 +258,7 @@ class DeepLiftAblation(_DeepLift):
     Args:
         reference: "zeros" (the mean image after the usual normalization), "blur" (each image's own Gaussian
             blur), a tensor (C, H, W) or (1, C, H, W) for all images, such as the mean image, or (N, C, H, W)
-            with one for each image.
+            with one for each image of a call (tests that split or fold batches need one of the other forms).
         blur: standard deviation of the blur in pixels.
         max_pool: "exchange", or "gradient", the image's winner takes all (Sixt's code).
         fold_batch_norm: treat a batch normalization and the layer before it as one affine map, whose weights

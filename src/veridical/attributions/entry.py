@@ -84,6 +84,17 @@ def problems(name: str) -> list[str]:
     ]
 
 
+def method_summary(name: str) -> str:
+    """What a built-in method is, in one line; where several share a class, with the options of this one.
+
+    Raises:
+        ValueError: if there is no method of that name.
+    """
+    explainer = method(name)
+    options = _preset(name, explainer)
+    return read_docstring(type(explainer)).summary + (f" Here: {', '.join(options)}." if options else "")
+
+
 def method_entry(name: str) -> str:
     """The entry of a built-in method, as Markdown: what it computes, its rules, options, source and peers.
 
@@ -114,13 +125,19 @@ def method_entry(name: str) -> str:
 
 def _definition(name: str, explainer: Explainer) -> str:
     """The class behind a name, the options that define the name, and the names that share the class."""
-    kind, preset = _CATALOG[name]
+    kind, _ = _CATALOG[name]
     described = type(explainer)
+    options = _preset(name, explainer)
     text = f"Class: `{described.__module__}.{described.__qualname__}`"
-    options = [f"`{key}={_value(value)}`" for key, value in preset.items() if key in _options(explainer)]
     text += f" with {', '.join(options)}." if options else "."
     others = [f"`{other}`" for other in methods() if other != name and _CATALOG[other][0] is kind]
     return f"{text} The same class: {', '.join(others)}." if others else text
+
+
+def _preset(name: str, explainer: Explainer) -> list[str]:
+    """The options that define a name."""
+    known = _options(explainer)
+    return [f"`{key}={_value(value)}`" for key, value in _CATALOG[name][1].items() if key in known]
 
 
 def _rule_rows(rules: RuleSet | None) -> list[tuple[str, str]]:
@@ -132,7 +149,7 @@ def _rule_rows(rules: RuleSet | None) -> list[tuple[str, str]]:
         rows = [("convolution, linear", affine)]
     else:
         rows = [("convolution", affine), ("linear", _rule_text(rules.dense))]
-    rows += [("first layer", _rule_text(rules.first))] if rules.first is not None else []
+    rows.append(("first layer", "no rule of its own" if rules.first is None else _rule_text(rules.first)))
     rows += [("last layer", _rule_text(rules.last))] if rules.last is not None else []
     rows.append(("batch normalization", _batch_norm(rules)))
     grouped: dict[str, list[str]] = {}

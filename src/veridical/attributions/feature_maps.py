@@ -72,7 +72,7 @@ def layouts(trace: Trace) -> dict[str, Layout]:
     found = {}
     for operation in trace.operations:
         shape = operation.output.shape
-        if shape[0] != len(trace.inputs):
+        if not shape or shape[0] != len(trace.inputs):
             continue
         layout = _of_tokens(shape[1], shapes) if len(shape) == 3 else None
         order = _order(operation, orders, shapes) if len(shape) == 4 else None

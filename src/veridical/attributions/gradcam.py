@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +30,8 @@ class GradCam:
     each of the C input channels gets L / C, so that the channels sum to L, and any reduction of the channels
     gives L up to a factor. The layer's output may be (N, K, h, w), channels last, or tokens on the grid of
     the latest maps before it; tokens in front of the grid (class, registers) are left out of map and mean.
+    Between the score and the layer every operation, pooling, residual sums and BatchNorm included, has its
+    gradient.
 
     Args:
         layer: name of a module, for the last operation performed inside it, or of an operation of the trace
@@ -93,7 +96,8 @@ class GradCam:
             raise ValueError(
                 f"expected a layer that the logits depend on, got {operation.describe()}; name a later one"
             )
-        values = operation.output if trace.differentiable else operation.output.detach()
+        with torch.set_grad_enabled(trace.differentiable):
+            values = operation.value if trace.differentiable else operation.value.detach()
         weights = layout.maps(gradient).mean((-2, -1), keepdim=True)
         summed = (weights * layout.maps(values)).sum(2)
         if self.relu:
@@ -109,7 +113,7 @@ class GuidedGradCam:
 
     R = G L, with G the relevance of guided backpropagation, started with 1, and L the Grad-CAM map of a
     layer, [sum_k w_k A_k]+ at the size of the image, the same for each input channel. One forward pass serves
-    both.
+    both. Pooling, residual sums, BatchNorm and bias: as in guided-backprop, and as in grad-cam for the map.
 
     Args:
         layer: of the map, as for grad-cam; None for the same default.
@@ -159,6 +163,6 @@ class GuidedGradCam:
 def _with_logits(
     method: GradCam | GuidedGradCam, model: nn.Module, inputs: Tensor, target: Target
 ) -> tuple[Tensor, Tensor]:
-    trace = record(model, inputs)
+    trace = record(model, inputs, lean=isinstance(method, GradCam))  # the guided map is a second propagation
     relevance = method.from_trace(trace, resolve_target(trace.logits, target)[None])[0]
     return relevance, trace.logits if trace.differentiable else trace.logits.detach()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from veridical.checks import (
     check_choice,
+    check_gradients,
     check_inputs,
     check_logits,
     edits_input,
@@ -38,6 +39,7 @@ def input_gradient(
         classes = resolve_target(trace.logits, target)
         return gradient_from_trace(trace, classes[None], output)[0], trace.logits
     check_inputs(inputs)
+    check_gradients(inputs)
     image = inputs.detach().requires_grad_()
     with torch.enable_grad(), evaluation_mode(model):
         logits = check_logits(_forward(model, image), len(inputs))
@@ -132,8 +134,9 @@ class Gradient:
 class GradientTimesInput:
     """The gradient multiplied by the image, value by value (Shrikumar et al. 2016).
 
-    R = x df / dx. On networks of affine maps, ReLU and max pooling it equals LRP-z with the bias as an input
-    that absorbs relevance.
+    R = x df / dx. Every operation, pooling, residual sums and BatchNorm included, has its gradient; the bias
+    has no part of its own. On networks of affine maps, ReLU and max pooling it equals LRP-z with the bias as
+    an input that absorbs relevance.
 
     Args:
         output: the explained score; "logit-value" also scales the map by the logit (Dombrowski 2019's code).

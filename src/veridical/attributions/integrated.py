@@ -23,7 +23,8 @@ class IntegratedGradients:
     """The mean gradient on the straight path from a baseline, times the difference.
 
     R = (x - x0) sum_j w_j df / dx at x0 + a_j (x - x0), with nodes a_j in [0, 1] and weights w_j that sum to
-    1. Complete: the relevance of an image sums to f(x) - f(x0), up to the error of the quadrature.
+    1. Every operation, pooling, residual sums and BatchNorm included, has its gradient; the bias has no part
+    of its own. Complete: the relevance of an image sums to f(x) - f(x0), up to the error of the quadrature.
 
     Args:
         steps: number of nodes on the path. Dombrowski 2019 used 30, Bordt 2023 used 50.
@@ -97,8 +98,9 @@ class IntegratedGradients:
 class SmoothGrad:
     """The mean signed gradient of noisy copies of the image (Smilkov et al. 2017).
 
-    R = mean over i of df / dx at x + e_i, e_i normal with the standard deviation noise x range. The same mean
-    over another method is `veridical.smoothgrad(method)`.
+    R = mean over i of df / dx at x + e_i, e_i normal with the standard deviation noise x range. Every
+    operation, pooling, residual sums and BatchNorm included, has its gradient; the bias has no part of its
+    own. The same mean over another method is `veridical.smoothgrad(method)`.
 
     Args:
         samples: noisy copies. Dombrowski 2019: 10; Sixt 2020: 50; Bordt 2023: 25 or 20.

@@ -1,6 +1,6 @@
 """Patterns of every neuron, estimated from unlabeled images in one pass."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from veridical.checks import check_inputs
 from veridical.rules import Application, Trace, applications, record
 
 _RECTIFIERS = frozenset(
-    "relu relu6 hardtanh leaky_relu prelu elu celu selu gelu silu mish hardswish clamp clamp_min".split()
+    "relu relu6 hardtanh leaky_relu rrelu prelu elu celu selu gelu silu mish softplus hardswish threshold "
+    "clamp clamp_min".split()
 )
 """Functions that cut or damp what is below 0; hardtanh is how torch computes ReLU6."""
 
@@ -73,7 +74,7 @@ def fit_patterns(
         whose output is constant, has the pattern 0 and is counted in `Patterns.silent`.
 
     Raises:
-        TypeError: if a batch is no tensor and does not begin with one.
+        TypeError: if the batches cannot be iterated over, or one is no tensor and does not begin with one.
         ValueError: if there is no batch, an option is unknown, the network cannot be recorded or has no
             affine operation, or its activations overflow.
     """
@@ -107,8 +108,18 @@ def fit_patterns(
 
 def _images(model: nn.Module, batches: Iterable[object]) -> Iterator[Tensor]:
     device = next((value.device for value in model.parameters()), None)
+    if not isinstance(batches, Iterable) or isinstance(batches, str | Mapping):
+        raise TypeError(
+            f"expected batches as tensors (N, C, H, W) or tuples that begin with one, got "
+            f"{type(batches).__name__}; give a DataLoader, a list, a generator or one tensor"
+        )
     for batch in [batches] if isinstance(batches, Tensor) else batches:
         images: Any = batch[0] if isinstance(batch, list | tuple) and batch else batch
+        if isinstance(images, Mapping):
+            raise TypeError(
+                f"expected batches of images, got mappings with the keys {', '.join(map(str, images))}; "
+                "name the images: (batch[key] for batch in batches)"
+            )
         check_inputs(images)
         yield images.detach().to(device)
 

@@ -309,8 +309,8 @@ class PatternNet(_PatternBased):
     Args:
         patterns: fitted by `fit_patterns`, or the path of a file that `Patterns.save` wrote. Without them, a
             call is refused.
-        any_weights: use the patterns on weights that they were not fitted for, as the randomization test of
-            Sixt et al. 2020 did; otherwise refused.
+        any_weights: use the patterns on weights that they were not fitted for; otherwise refused. The
+            package's randomization test does so by itself, as that of Sixt et al. 2020 did.
         seed: starting relevance of the class: 1, or the logit's value (Kindermans' signal, Sixt 2020).
         overrides: pairs of a function's name and "gradient" or "pass", in the place of the operation's rule.
 
@@ -361,8 +361,8 @@ class PatternAttribution(_PatternBased):
     Args:
         patterns: fitted by `fit_patterns`, or the path of a file that `Patterns.save` wrote. Without them, a
             call is refused.
-        any_weights: use the patterns on weights that they were not fitted for, as the randomization test of
-            Sixt et al. 2020 did; otherwise refused.
+        any_weights: use the patterns on weights that they were not fitted for; otherwise refused. The
+            package's randomization test does so by itself, as that of Sixt et al. 2020 did.
         seed: starting relevance of the class: 1, or the logit's value (Dombrowski 2019, Sixt 2020).
         overrides: pairs of a function's name and "gradient" or "pass", in the place of the operation's rule.
 

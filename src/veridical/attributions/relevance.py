@@ -190,13 +190,14 @@ class AlphaBetaLRP(RuleBased):
         both signs, and z+ is to stay positive. LayerNorm passes relevance on, because subtracting a mean
         gives every value a product of the sign opposite to its own; averages and normalization layers are no
         evidence for or against. Convention "sixt2020" puts the whole bias into both denominators, clips the
-        relevance of residual addends and does not fold BatchNorm; "dombrowski2019" leaves the bias out. Zhang
-        et al. assume activations of 0 or more: W+ x alone carries the signal. Where x is negative (the image,
-        leaky activations) ours adds the products W- x-, which are positive evidence too. Their own code lets
-        BatchNorm pass the signal unchanged and sends all of a residual sum into the branch; ours folds
-        BatchNorm and divides a sum among its positive addends. Pooling is the same: average in proportion to
-        the values, maximum to the winner. They look at an inner layer's map, summed over the channels; ours
-        goes on to the image.
+        relevance of residual addends and does not fold BatchNorm; "dombrowski2019" leaves the bias out. Of
+        deep-taylor "sixt2020" sets the bias alone; the library that they ran takes average pooling and sums
+        as gradients there and lets BatchNorm pass. Zhang et al. assume activations of 0 or more: W+ x alone
+        carries the signal. Where x is negative (the image, leaky activations) ours adds the products W- x-,
+        which are positive evidence too. Their own code lets BatchNorm pass the signal unchanged and sends all
+        of a residual sum into the branch; ours folds BatchNorm and divides a sum among its positive addends.
+        Pooling is the same: average in proportion to the values, maximum to the winner. They look at an inner
+        layer's map, summed over the channels; ours goes on to the image.
 
     Peers:
         Zennit (AlphaBeta for (1, 0), (1.5, 0.5), (2, 1), (5, 4), ZPlus, ZBox, WSquare, Flat, and the

@@ -57,12 +57,28 @@ class Affine:
         return _FORWARD[self.dims](x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def adjoint(self, r: Tensor, weight: Tensor) -> Tensor:
-        """W^T r for r (S, N, ...), as a transposed convolution: its own derivative is a plain convolution."""
+        """W^T r for r (S, N, ...), as a transposed convolution: its own derivative is a plain convolution.
+
+        A convolution of single places is a plain one in this direction too, which is faster.
+        """
         if self.dims == 0:
             return F.linear(r, weight.t())
         if self.dims < 0:
             return r * _channelwise(weight, r[0])
         flat = r.flatten(0, 1)
+        if self._is_pointwise():
+            back = _FORWARD[self.dims](flat, weight.transpose(0, 1))
+        else:
+            back = self._transposed(flat, weight)
+        unfolded: Tensor = back.unflatten(0, r.shape[:2])
+        return unfolded
+
+    def _is_pointwise(self) -> bool:
+        """Whether each output sees all channels of one place of the input, and each place is seen once."""
+        kernel = self.weight.shape[2:]
+        return self.groups == 1 and {*kernel, *self.stride} == {1} and {*self.padding, *self.extra} == {0}
+
+    def _transposed(self, flat: Tensor, weight: Tensor) -> Tensor:
         rest = tuple(
             size + extra - ((out - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
             for size, extra, out, stride, pad, dilation, kernel in zip(
@@ -76,8 +92,7 @@ class Affine:
         for axis, size in enumerate(self.size):
             if self.extra[axis]:
                 back = back.narrow(axis + 2, 0, size)
-        unfolded: Tensor = back.unflatten(0, r.shape[:2])
-        return unfolded
+        return back
 
     def rows(self, limit: int) -> Iterator[tuple[slice, "Affine"]]:
         """A linear layer as layers of some of its outputs, each of about `limit` weights."""
@@ -117,11 +132,13 @@ def affine_of(operation: Operation) -> Affine:
     """The affine map that an operation of kind convolution, linear or batch_norm performs."""
     if operation.kind == "linear":
         values = _named(operation, _LINEAR_ARGUMENTS)
+        _check_precision(operation, values["weight"])
         return Affine(values["weight"], values.get("bias"), 0)
     if operation.kind == "batch_norm":
         return _batch_norm(operation)
     values = _named(operation, _CONVOLUTION_ARGUMENTS)
     weight, dims = values["weight"], values["weight"].dim() - 2
+    _check_precision(operation, weight)
     stride = _each(values.get("stride", 1), dims)
     dilation = _each(values.get("dilation", 1), dims)
     padding, extra = values.get("padding", 0), (0,) * dims
@@ -135,6 +152,17 @@ def affine_of(operation: Operation) -> Affine:
         weight, values.get("bias"), dims, stride, _each(padding, dims), dilation, extra,
         values.get("groups", 1), size,
     )  # fmt: skip
+
+
+def _check_precision(operation: Operation, weight: Tensor) -> None:
+    """Check that a layer computed in the precision of its weights, as its rule will."""
+    result = operation.output.dtype
+    if result != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+        raise ValueError(
+            f"expected a layer that computes in its weights' precision, got {weight.dtype} weights and "
+            f"{result} results in {operation.describe()}; take torch.autocast out of the model, or "
+            "explain it under torch.autocast too"
+        )
 
 
 def fold(convolution: Affine, batch_norm: Affine) -> Affine:

@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from veridical.rules.catalog import pass_through
-from veridical.rules.operations import Operation
+from veridical.rules.operations import DIVISIONS, Operation
 from veridical.rules.ruleset import Rule
-from veridical.tensors import safe_divide
+from veridical.tensors import safe_divide, summed_to
 
 Gates = Literal["constant", "uniform"]
 """Who receives the relevance of a product with a gate (a result of softmax, sigmoid or hardsigmoid): the
 other operand alone, or both in equal parts."""
-
-_DIVISIONS = frozenset({"div", "true_divide", "divide"})
 
 
 def proportional_bilinear(gates: Gates, epsilon: float = 0.0) -> dict[str, Rule]:
@@ -160,20 +158,11 @@ def _shares(operation: Operation, gates: Gates) -> list[float]:
     """What part of the relevance each input of a product receives."""
     if len(operation.inputs) == 1:
         return [1 / operation.counts[0]]  # x @ x: both operands report to one input
-    if operation.base in _DIVISIONS:
+    if operation.base in DIVISIONS:
         return [1.0, 0.0]
     if gates == "constant" and any(operation.gates) and not all(operation.gates):
         return [0.0 if gate else 1.0 for gate in operation.gates]
     return [0.5, 0.5]
-
-
-def summed_to(relevance: Tensor, shape: torch.Size) -> Tensor:
-    """Relevance (S, ...) of a broadcast value, summed to (S, *shape)."""
-    extra = relevance.dim() - 1 - len(shape)
-    if extra:
-        relevance = relevance.sum(tuple(range(1, 1 + extra)))
-    axes = [i + 1 for i, size in enumerate(shape) if size == 1 and relevance.shape[i + 1] != 1]
-    return relevance.sum(axes, keepdim=True) if axes else relevance
 
 
 # --- softmax ------------------------------------------------------------------------------------------------

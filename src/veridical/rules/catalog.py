@@ -6,7 +6,8 @@ rule is written in differentiable tensor operations on the activations of the tr
 relevance can be differentiated once more at any time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from veridical.rules.affine import Affine
-from veridical.rules.operations import Operation
+from veridical.rules.operations import Operation, multiplies
 from veridical.rules.ruleset import AffineRule, Application, Rule
-from veridical.tensors import safe_divide
+from veridical.tensors import safe_divide, summed_to
 
 Bias = Literal["none", "signed", "whole"]
 """How a bias enters the denominators of alpha-beta rules: not at all; its positive part in the activator's
@@ -32,15 +33,22 @@ def affine_gradient(at: Application, relevance: Tensor) -> Tensor:
 
 def affine_z(at: Application, relevance: Tensor) -> Tensor:
     """R_in = x W^T (R / y), y = W x + b: the bias is an input that absorbs relevance (Sixt 2020, eq. 7)."""
-    return at.x * at.affine.adjoint(safe_divide(relevance, at.y), at.affine.weight)
+
+    def shares(r: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return x * at.affine.adjoint(safe_divide(r, y), at.affine.weight)
+
+    return _some_images_at_a_time(shares, relevance, at.x, at.y)
 
 
 def affine_epsilon(epsilon: float) -> AffineRule:
     """R_in = x W^T (R / (y + epsilon sign(y))), sign(0) = 1 (Bach et al. 2015, eq. 58)."""
 
     def rule(at: Application, relevance: Tensor) -> Tensor:
-        stabilized = at.y + torch.where(at.y >= 0, epsilon, -epsilon)
-        return at.x * at.affine.adjoint(relevance / stabilized, at.affine.weight)
+        def shares(r: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            stabilized = y + torch.where(y >= 0, epsilon, -epsilon)
+            return x * at.affine.adjoint(r / stabilized, at.affine.weight)
+
+        return _some_images_at_a_time(shares, relevance, at.x, at.y)
 
     rule.__doc__ = f"R_in = x W^T (R / (y + {epsilon:g} sign(y))), sign(0) = 1."
     return rule
@@ -53,13 +61,16 @@ def affine_alpha_beta(alpha: float, beta: float, bias: Bias) -> AffineRule:
     by the sign of the products. With alpha 1, beta 0 and no bias this is the z+ rule (Sixt 2020, eq. 5).
     """
 
+    def shares(affine: Affine, r: Tensor, x: Tensor) -> Tensor:
+        activated = alpha * _share(affine, x, r, 1, bias)
+        return activated - beta * _share(affine, x, r, -1, bias) if beta else activated
+
     def rule(at: Application, relevance: Tensor) -> Tensor:
-        activated = alpha * _share(at, relevance, 1, bias)
-        return activated - beta * _share(at, relevance, -1, bias) if beta else activated
+        return _some_images_at_a_time(partial(shares, at.affine), relevance, at.x)
 
     offset = {"none": "", "signed": " + b+", "whole": " + b"}[bias]
-    shares = f"{alpha:g} x positive share - {beta:g} x negative share" if beta else "positive share"
-    rule.__doc__ = f"R_in = {shares}; the positive is x+ W+^T S + x- W-^T S, S = R / (W+ x+ + W- x-{offset})."
+    text = f"{alpha:g} x positive share - {beta:g} x negative share" if beta else "positive share"
+    rule.__doc__ = f"R_in = {text}; the positive is x+ W+^T S + x- W-^T S, S = R / (W+ x+ + W- x-{offset})."
     return rule
 
 
@@ -68,16 +79,41 @@ def affine_contrast(at: Application, relevance: Tensor) -> Tensor:
 
     Each share hands on the whole relevance: the result sums to 0 where neither denominator vanishes.
     """
-    return _share(at, relevance, 1, "none") - _share(at, relevance, -1, "none")
+
+    def shares(r: Tensor, x: Tensor) -> Tensor:
+        positive, negative = (_share(at.affine, x, r, sign, "none") for sign in (1, -1))
+        return positive - negative
+
+    return _some_images_at_a_time(shares, relevance, at.x)
 
 
-def _share(at: Application, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
+def _some_images_at_a_time(shares: Callable[..., Tensor], relevance: Tensor, x: Tensor, *y: Tensor) -> Tensor:
+    """`shares(relevance, x, *y)`, by parts of a large batch: what lies between then needs less memory.
+
+    Where the result will be differentiated, it is needed all the same.
+    """
+    size = max(x.numel(), relevance.numel())
+    if torch.is_grad_enabled() or size <= _MANY or x.dim() < 2:
+        return shares(relevance, x, *y)
+    result = x.new_empty((len(relevance), *x.shape))
+    step = max(1, len(x) * _MANY // size)
+    for begin in range(0, len(x), step):
+        part = slice(begin, begin + step)
+        result[:, part] = shares(relevance[:, part], x[part], *(values[part] for values in y))
+    return result
+
+
+_MANY = 2**22
+"""Values of an activation of which intermediate results are made at once: 16 MB in single precision."""
+
+
+def _share(affine: Affine, x: Tensor, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
     """Relevance in proportion to the products of one sign; large linear layers some rows at a time."""
-    if at.affine.dims or at.affine.weight.numel() <= _LARGE:
-        return _share_of(at.affine, at.x, relevance, sign, bias)
-    parts = at.affine.rows(_LARGE)
+    if affine.dims or affine.weight.numel() <= _LARGE:
+        return _share_of(affine, x, relevance, sign, bias)
+    parts = affine.rows(_LARGE)
     return sum(
-        (_share_of(part, at.x, relevance[..., rows], sign, bias) for rows, part in parts),
+        (_share_of(part, x, relevance[..., rows], sign, bias) for rows, part in parts),
         start=relevance.new_zeros(()),
     )
 
@@ -159,13 +195,23 @@ def gradient(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor,
 
 
 def pass_through(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """R_in = R: the identity, for operations on one input that keep its shape."""
-    if len(operation.inputs) != 1 or relevance[0].shape[1:] != operation.inputs[0].shape:
+    """R_in = R: the identity, for operations on one input that keep its shape.
+
+    A constant shift or factor may repeat the input (one channel minus a mean for each of three): the
+    relevance of the copies is then summed.
+    """
+    shape, repeats = operation.inputs[0].shape, operation.kind in ("shift", "scale")
+    if operation.kind == "scale" and not multiplies(operation):
+        raise ValueError(
+            f"expected a constant factor, got a constant divided by its input in {operation.describe()}; "
+            f'say how to treat it: overrides=(("{operation.base}", "gradient"),)'
+        )
+    if len(operation.inputs) != 1 or (relevance[0].shape[1:] != shape and not repeats):
         raise ValueError(
             f"expected an operation that keeps its one input's shape, got {operation.describe()}; "
             "relevance cannot be passed through it unchanged"
         )
-    return (relevance[0],)
+    return (summed_to(relevance[0], shape),)
 
 
 def proportional(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -180,7 +226,13 @@ def guided(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, .
     For softplus the relevance is rectified by the same softplus (Dombrowski 2019). For activations other than
     ReLU the literature has no definition; f' generalizes the mask.
     """
+    if operation.base in _RISING and not torch.is_grad_enabled():  # the same, with one copy less
+        return (operation.adjoint(relevance)[0].clamp_(min=0),)
     return operation.adjoint([_rectify(operation, relevance[0])])
+
+
+_RISING = frozenset({"relu", "relu6"})
+"""Activations whose slope is 0 or 1 everywhere."""
 
 
 def deconvolved(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -206,16 +258,11 @@ def signed_sum(alpha: float, beta: float, clip: bool) -> Rule:
     """
 
     def rule(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        r, shape = relevance[0], operation.output.shape
-        if any(x.shape != shape for x in operation.inputs):
-            raise ValueError(
-                f"expected addends of one shape, got {[tuple(x.shape) for x in operation.inputs]} in "
-                f"{operation.describe()}; the alpha-beta rule has no form for a broadcast sum"
-            )
-        addends = _addends(operation)
+        r, addends = relevance[0], _addends(operation)
         shares = [alpha * share for share in _split(addends, r, 1)]
         if beta:
             shares = [s - beta * share for s, share in zip(shares, _split(addends, r, -1), strict=True)]
+        shares = [summed_to(share, x.shape) for share, x in zip(shares, addends, strict=True)]
         return tuple(share.clamp(0, 1000) if clip else share for share in shares)
 
     shares_ = f"{alpha:g} x_i+ R / sum x+ - {beta:g} x_i- R / sum x-" if beta else "x_i+ R / sum x+"
@@ -228,7 +275,8 @@ def _addends(operation: Operation) -> list[Tensor]:
     if operation.base == "add" and not operation.kwargs and set(operation.counts) == {1}:
         return list(operation.values)
     factors = operation.adjoint([torch.ones_like(operation.output)[None]])
-    return [x * factor[0] for x, factor in zip(operation.values, factors, strict=True)]
+    size = operation.output.numel()  # the factor of a broadcast addend is summed over its copies
+    return [x * factor[0] * (x.numel() / size) for x, factor in zip(operation.values, factors, strict=True)]
 
 
 def _split(addends: list[Tensor], relevance: Tensor, sign: int) -> list[Tensor]:

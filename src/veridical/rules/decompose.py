@@ -46,7 +46,12 @@ def decomposed(
             return lambda: F.linear(left, right.t())
     if base == "einsum" and not kwargs:
         return _contraction(args)
-    return None
+    if base in ("expand_as", "reshape_as", "view_as") and len(args) == 2:
+        return lambda: getattr(args[0], base.removesuffix("_as"))(args[1].shape)  # of the other, only that
+    if func is F.linear:
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        return (lambda: _product_with(*args, **kwargs)) if active(weight) else None
+    return (lambda: _gated(*args, **kwargs)) if func is F.glu else None
 
 
 def _add_product(
@@ -55,6 +60,18 @@ def _add_product(
     """Beta times input + alpha left @ right, as a product, scalings and a sum."""
     product = left @ right if alpha == 1 else (left @ right) * alpha
     return product + (input if beta == 1 else input * beta)
+
+
+def _product_with(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer whose weights depend on the image, as a matrix product."""
+    product = input @ weight.transpose(-2, -1)
+    return product if bias is None else product + bias
+
+
+def _gated(input: Tensor, dim: int = -1) -> Tensor:
+    """One half times the sigmoid of the other."""
+    signal, gate = input.chunk(2, dim)
+    return signal * gate.sigmoid()
 
 
 _ATTENTION_ARGUMENTS = (

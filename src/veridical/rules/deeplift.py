@@ -16,7 +16,7 @@ from torch import Tensor
 from veridical.rules.catalog import gradient
 from veridical.rules.deeplift_norm import normalized, softmax
 from veridical.rules.deeplift_pairs import Pairing
-from veridical.rules.operations import Operation
+from veridical.rules.operations import Operation, multiplies
 from veridical.rules.ruleset import AffineRule, Application, Rule
 from veridical.tensors import safe_divide
 
@@ -25,8 +25,6 @@ NEAR = 1e-7
 
 NODES = 16
 """Gauss-Legendre nodes on the path from the reference to the image, at operations without a closed form."""
-
-_QUOTIENTS = ("div", "divide", "true_divide")
 
 
 def rescale(pairs: Pairing) -> Rule:
@@ -140,14 +138,6 @@ def _vjp(operation: Operation, points: Sequence[Tensor], cotangent: Tensor) -> l
             create_graph=create, is_grads_batched=several,
         )  # fmt: skip
     return [grad if several else grad[None] for grad in grads]
-
-
-def multiplies(operation: Operation) -> bool:
-    """Whether a factor or product does not divide by a value that depends on the image."""
-    if operation.base not in _QUOTIENTS:
-        return True
-    below = operation.args[1] if len(operation.args) > 1 else operation.kwargs.get("other")
-    return not any(below is tensor for tensor in operation.inputs)
 
 
 def quotient(pairs: Pairing) -> Rule:

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from veridical.rules.affine import affine_of
 from veridical.rules.catalog import gradient
-from veridical.rules.deeplift import NEAR, magnitude, multiplies, single_rules
+from veridical.rules.deeplift import NEAR, magnitude, single_rules
 from veridical.rules.deeplift_pairs import Pairing
-from veridical.rules.operations import Operation
+from veridical.rules.operations import Operation, multiplies
 from veridical.rules.ruleset import AffineRule, Application, Rule
 from veridical.tensors import safe_divide
 

@@ -1,6 +1,6 @@
 """What an operation of a forward pass is: its kind, its tensors, its local derivative."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ _KINDS: dict[str, str] = {
     "linear": "linear",
     "batch_norm": "batch_norm",
     **dict.fromkeys(
-        "relu relu6 hardtanh leaky_relu prelu elu celu selu gelu silu mish softplus softsign hardswish "
-        "hardsigmoid sigmoid logsigmoid tanh smooth_relu6".split(),
+        "relu relu6 hardtanh leaky_relu rrelu prelu elu celu selu gelu silu mish softplus softsign hardswish "
+        "hardsigmoid sigmoid logsigmoid tanh tanhshrink hardshrink softshrink threshold smooth_relu6 clamp "
+        "clamp_min clamp_max clip".split(),
         "activation",
     ),
     **dict.fromkeys(
@@ -22,11 +23,13 @@ _KINDS: dict[str, str] = {
     "softmax": "softmax",
     **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm", "mm"), "matmul"),
     **dict.fromkeys(
-        "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d amax".split(), "max_pool"
+        "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+        "amax".split(),
+        "max_pool",
     ),
     **dict.fromkeys(
         "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-        "mean sum interpolate upsample".split(),
+        "mean sum interpolate upsample fold".split(),
         "average_pool",
     ),
     **dict.fromkeys(
@@ -36,26 +39,36 @@ _KINDS: dict[str, str] = {
         "to float double half bfloat16 type "
         "type_as cuda cpu expand roll masked_fill where flip pixel_shuffle pixel_unshuffle "
         "channel_shuffle unfold repeat repeat_interleave tile gather index_select take_along_dim swapdims "
-        "moveaxis ravel hstack vstack tensor_split".split(),
+        "moveaxis ravel hstack vstack dstack column_stack tensor_split split_with_sizes expand_as reshape_as "
+        "broadcast_to rot90 fliplr flipud diagonal".split(),
         "structure",
     ),
     **dict.fromkeys(("add", "sub", "__radd__", "__rsub__", "rsub", "subtract"), "sum"),
     **dict.fromkeys(("mul", "div", "neg", "__rmul__", "true_divide", "multiply", "divide"), "product"),
 }
 
-_RECTIFIERS = {"clamp": "activation", "clamp_min": "activation"}
+DIVISIONS = frozenset({"div", "true_divide", "divide"})
+"""Functions that divide their first argument by their second."""
 
 GATES = frozenset({"softmax", "sigmoid", "hardsigmoid"})
 """Functions whose results weigh other values: attention weights and the gates of squeeze-and-excitation."""
 
 
-def kind_of(base: str, active: int) -> str:
-    """The kind of an operation by its base name and by how many of its inputs depend on the image.
+def kind_of(base: str, active: int, *, first: bool = True) -> str:
+    """The kind of an operation by its base name and by which of its inputs depend on the image.
 
     `sum` with one such input is a `shift`, `product` with one is a `scale`; a name without an entry is of
-    the kind `unknown`.
+    the kind `unknown`. So are affine operations whose weights, and activations whose limits, depend on the
+    image.
+
+    Args:
+        base: the function's plain name.
+        active: how many of its inputs depend on the image.
+        first: whether its first argument does.
     """
-    kind = (_KINDS | _RECTIFIERS).get(base, "unknown")
+    kind = _KINDS.get(base, "unknown")
+    if kind in ("convolution", "linear", "batch_norm", "activation") and (active > 1 or not first):
+        return "unknown"
     if active == 1:
         return {"sum": "shift", "product": "scale"}.get(kind, kind)
     return kind
@@ -85,9 +98,10 @@ class Operation:
         on_image: whether nothing but structural operations lies between the image and this operation.
         gates: for each of `sources`, whether it is a result of `GATES`, at most reshaped and scaled.
         makers: for each of `sources`, the operation that computed it; None for the image.
+        lost: ids of the tensors whose numbers a lean trace did not keep.
 
-    In a lean trace the numbers behind `inputs` and `outputs` may be gone: rules read them as `values` and
-    `value`, and use `inputs` and `output` for shapes only.
+    In a lean trace `inputs` and `outputs` may show what the model overwrote them with: rules read their
+    numbers as `values` and `value`, and use `inputs` and `output` for shapes only.
     """
 
     name: str
@@ -104,6 +118,7 @@ class Operation:
     on_image: bool
     gates: tuple[bool, ...]
     makers: "tuple[Operation | None, ...]"
+    lost: Collection[int] = ()
 
     @property
     def output(self) -> Tensor:
@@ -113,7 +128,7 @@ class Operation:
     @property
     def value(self) -> Tensor:
         """The first result with its numbers, computed again where a lean trace did not keep them."""
-        if _kept(self.output):
+        if self._kept(self.output):
             return self.output
         result: Tensor = self.replay(*self.values)
         return result
@@ -122,9 +137,12 @@ class Operation:
     def values(self) -> tuple[Tensor, ...]:
         """The inputs with their numbers, computed again where a lean trace did not keep them."""
         return tuple(
-            tensor if _kept(tensor) or maker is None else maker.value
+            tensor if maker is None or self._kept(tensor) else maker.value
             for tensor, maker in zip(self.inputs, self.makers, strict=True)
         )
+
+    def _kept(self, tensor: Tensor) -> bool:
+        return id(tensor) not in self.lost
 
     def describe(self) -> str:
         """The text that error messages use: "conv2d (features.0)"."""
@@ -161,12 +179,26 @@ class Operation:
         )
 
     def replay(self, *values: Tensor) -> Tensor:
-        """Call the operation again with `values` in the place of its first inputs."""
+        """The result of the operation with `values` in the place of its first inputs."""
+        results = self.replayed(*values)
+        if len(results) != 1:
+            raise ValueError(f"expected an operation with one result, got {self.describe()}")
+        return results[0]
+
+    def replayed(self, *values: Tensor) -> list[Tensor]:
+        """The results, each where `outputs` has it, with `values` in the place of the first inputs."""
         places = {id(tensor): value for tensor, value in zip(self.inputs, values, strict=False)}
         result = self.function(*swapped(self.args, places), **swapped(self.kwargs, places))
-        if not isinstance(result, Tensor):
-            raise ValueError(f"expected an operation with one result, got {self.describe()}")
-        return result
+        results = result if isinstance(result, list | tuple) else [result]
+        return [item for item in results if isinstance(item, Tensor) and item.is_floating_point()]
+
+
+def multiplies(operation: Operation) -> bool:
+    """Whether a factor or product does not divide by a value that depends on the image."""
+    if operation.base not in DIVISIONS:
+        return True
+    below = operation.args[1] if len(operation.args) > 1 else operation.kwargs.get("other")
+    return not any(below is tensor for tensor in operation.inputs)
 
 
 def swapped(item: Any, places: Mapping[int, Tensor]) -> Any:
@@ -174,11 +206,12 @@ def swapped(item: Any, places: Mapping[int, Tensor]) -> Any:
     if isinstance(item, Tensor):
         return places.get(id(item), item)
     if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
-        return type(item)(swapped(part, places) for part in item)
+        return rebuilt(item, [swapped(part, places) for part in item])
     if isinstance(item, dict):
         return {key: swapped(part, places) for key, part in item.items()}
     return item
 
 
-def _kept(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() > 0 or tensor.numel() == 0
+def rebuilt(item: list[Any] | tuple[Any, ...], parts: list[Any]) -> Any:
+    """A sequence of the type of `item` with other members."""
+    return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)

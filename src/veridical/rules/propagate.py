@@ -151,8 +151,7 @@ def folded_pairs(trace: Trace) -> dict[int, Operation]:
         if (
             operation.kind == "batch_norm"
             and before is not None
-            and before.kind in ("convolution", "linear")
-            and before.output.dim() in (2, 4)
+            and (before.kind == "convolution" or (before.kind == "linear" and before.output.dim() == 2))
             and uses[id(before.output)] == 1
         ):
             pairs[id(operation)] = before
@@ -186,7 +185,7 @@ class _Sweep:
         for base, name in rules.overrides:
             check_choice(f"the override of {base}", name, _OVERRIDES)
         self.overrides = {base: _OVERRIDES[name] for base, name in rules.overrides}
-        self.last = next((op.name for op in reversed(trace.operations) if op.kind in _AFFINE), "")
+        self.last = _last_affine(trace)
 
     def run(self, origin: int, start: Tensor, until: str | None) -> Propagation:
         start = start if self.rules.lift is None else self.rules.lift(start)
@@ -263,15 +262,8 @@ class _Sweep:
             ends: Sequence[Tensor | float] = (flat.amin(1).view(-1, 1, 1, 1), flat.amax(1).view(-1, 1, 1, 1))
         else:
             ends = self.rules.bounds
-        chain = []
-        maker = operation.makers[0]
-        while maker is not None:
-            chain.append(maker)
-            maker = maker.makers[0]
-        low, high = (torch.ones_like(image) * end for end in ends)
-        for step in reversed(chain):
-            low, high = step.replay(low), step.replay(high)
-        return low, high
+        low, high = (_at(operation.sources[0], operation, torch.ones_like(image) * end) for end in ends)
+        return torch.minimum(low, high), torch.maximum(low, high)  # a negative factor exchanges them
 
     def _keep(self, operation: Operation, tensor: Tensor, relevance: Tensor) -> None:
         if operation.name in self.wanted:
@@ -284,6 +276,26 @@ class _Sweep:
         for tensor, share in zip(operation.sources, relevance, strict=True):
             known = self.relevance.get(id(tensor))
             self.relevance[id(tensor)] = share if known is None else known + share
+
+
+def _at(tensor: Tensor, user: Operation, image: Tensor) -> Tensor:
+    """What an input of an operation that sees the image itself would be for another image."""
+    maker = user.makers[next(i for i, source in enumerate(user.sources) if source is tensor)]
+    if maker is None:
+        return image
+    results = maker.replayed(*(_at(source, maker, image) for source in maker.sources))
+    return results[next(i for i, output in enumerate(maker.outputs) if output is tensor)]
+
+
+def _last_affine(trace: Trace) -> str:
+    """The name of the affine operation nearest the logits, of those that the logits depend on."""
+    needed = {id(trace.logits)}
+    for operation in reversed(trace.operations):
+        if any(id(tensor) in needed for tensor in operation.outputs):
+            if operation.kind in _AFFINE:
+                return operation.name
+            needed.update(id(tensor) for tensor in operation.sources)
+    return ""
 
 
 def class_start(trace: Trace, targets: Tensor, seed: Seed) -> Tensor:

@@ -16,9 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from veridical.checks import check_inputs, check_logits, edits_input, evaluation_mode
+from veridical.checks import (
+    check_gradients,
+    check_inputs,
+    check_logits,
+    edits_input,
+    evaluation_mode,
+    find_logits,
+)
 from veridical.rules.decompose import decomposed
-from veridical.rules.operations import GATES, RECOMPUTED, Operation, kind_of, swapped
+from veridical.rules.operations import GATES, RECOMPUTED, Operation, kind_of, rebuilt, swapped
 
 
 @dataclass(eq=False)
@@ -74,6 +81,7 @@ def record(model: nn.Module, inputs: Tensor, *, lean: bool = False) -> Trace:
             edits a tensor in place that it uses in its old form, or hides its operations.
     """
     check_inputs(inputs)
+    check_gradients(inputs)
     differentiable = inputs.requires_grad
     image = inputs if differentiable else inputs.detach().requires_grad_()
     lean = lean and not differentiable
@@ -81,7 +89,8 @@ def record(model: nn.Module, inputs: Tensor, *, lean: bool = False) -> Trace:
     with torch.enable_grad(), evaluation_mode(model):
         with recorder:
             output = model(image)
-        output = recorder.resolve(output)
+        output = recorder.resolve(find_logits(output))
+        recorder.hand_back()
     logits = check_logits(output, len(inputs))
     if id(logits) not in recorder.active:
         raise ValueError(
@@ -109,6 +118,9 @@ class _Recorder(TorchFunctionMode):
         self._uses: dict[str, int] = {}
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
         self._stale: set[int] = set()
+        self._overwritten: list[Tensor] = []
+        self._lost: set[int] = set()  # their ids, which the operations share
+        self._constants: dict[int, Tensor] = {}  # kept alive, as `active` is
 
     def __torch_function__(
         self,
@@ -138,33 +150,50 @@ class _Recorder(TorchFunctionMode):
         result = self._note(function, base, args, kwargs, sources)
         if result is changed:  # dropout in evaluation mode returns its input
             return result
-        if self._lean and self._overwritten(changed, result):
-            changed.untyped_storage().resize_(0)
-        else:
-            self._stale.add(changed.untyped_storage().data_ptr())
         self._replaced[id(changed)] = (changed, result)
+        if _place(changed) == _place(result):  # unsqueeze_ and its like: another shape, the same numbers
+            return result
+        if self._lean and self._dispensable(changed, result):
+            self._overwrite(changed, result)
+        else:
+            self._stale.add(_place(changed))
         return result
 
-    def _overwritten(self, changed: Tensor, result: Tensor) -> bool:
+    def _overwrite(self, changed: Tensor, result: Tensor) -> None:
+        """Let a changed tensor and its aliases show the new value, as in eager mode; the old memory goes."""
+        place = _place(changed)
+        self._overwritten += [changed, *self.operations[-1].inputs]
+        for tensor in self._overwritten:
+            if _place(tensor) == place:
+                self._lost.add(id(tensor))
+                tensor.data = result.detach().reshape(tensor.shape).to(tensor.dtype)
+
+    def hand_back(self) -> None:
+        """Let the tensors that the model overwrote show their last value: the user's hooks may hold them."""
+        for changed, _ in self._replaced.values():
+            if id(changed) in self._lost:
+                changed.data = self._latest(changed).detach().reshape(changed.shape).to(changed.dtype)
+
+    def _latest(self, tensor: Tensor) -> Tensor:
+        while id(tensor) in self._replaced:
+            tensor = self._replaced[id(tensor)][1]
+        return tensor
+
+    def _dispensable(self, changed: Tensor, result: Tensor) -> bool:
         """Whether a value that the model overwrites is needed by nothing else and can be computed again."""
         maker = self._makers.get(id(changed))
         if maker is None or maker.kind not in RECOMPUTED or self._consumers[id(changed)] > 1:
             return False
-        place = changed.untyped_storage().data_ptr()
-        if result.untyped_storage().data_ptr() == place:
-            return False
+        place = _place(changed)
         nodes = [node for node in (changed.grad_fn, result.grad_fn) if node is not None]
         saved = [getattr(node, name) for node in nodes for name in dir(node) if name.startswith("_saved_")]
-        return all(
-            value.untyped_storage().data_ptr() != place for value in saved if isinstance(value, Tensor)
-        )
+        return all(_place(value) != place for value in saved if isinstance(value, Tensor))
 
     def resolve(self, value: Any) -> Any:
         """Replace tensors that were changed in place by their new value, at any depth."""
         if isinstance(value, Tensor):
-            while id(value) in self._replaced:
-                value = self._replaced[id(value)][1]
-            if self._stale and id(value) in self.active and value.untyped_storage().data_ptr() in self._stale:
+            value = self._latest(value)
+            if self._stale and _place(value) in self._stale:
                 raise ValueError(
                     "expected a tensor to be used in one form only, got one that shares memory with another "
                     f"changed in place, used in {self._caller()[0] or 'the model itself'}; "
@@ -172,8 +201,7 @@ class _Recorder(TorchFunctionMode):
                 )
             return value
         if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-            parts = [self.resolve(part) for part in value]
-            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+            return rebuilt(value, [self.resolve(part) for part in value])
         if isinstance(value, dict):
             return {key: self.resolve(part) for key, part in value.items()}
         return value
@@ -181,12 +209,35 @@ class _Recorder(TorchFunctionMode):
     def _sources(self, item: Any) -> list[Tensor]:
         """The tensors among arguments, at any depth, that depend on the image."""
         if isinstance(item, Tensor):
-            return [item] if id(item) in self.active else []
+            if id(item) in self.active:
+                return [item]
+            if item.grad_fn is not None and id(item) not in self._constants:
+                self._check_constant(item)
+            return []
         if isinstance(item, dict):
             item = item.values()
         elif not isinstance(item, list | tuple):
             return []
         return [tensor for part in item for tensor in self._sources(part)]
+
+    def _check_constant(self, tensor: Tensor) -> None:
+        """Check that a tensor that no recorded operation computed does not depend on the image after all."""
+        seen: set[Any] = set()
+        nodes: list[Any] = [tensor.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node is self._image.grad_fn or getattr(node, "variable", None) is self._image:
+                raise ValueError(
+                    f"expected operations that are visible, got a result of {type(tensor.grad_fn).__name__} "
+                    f"in {self._caller()[0] or 'the model itself'} that depends on the image; explain the "
+                    "eager module, without scripted parts, autograd functions of its own or reentrant "
+                    "checkpoints"
+                )
+            nodes.extend(following for following, _ in node.next_functions)
+        self._constants[id(tensor)] = tensor
 
     def _note(
         self, func: Callable[..., Any], base: str, args: Any, kwargs: dict[str, Any], found: list[Tensor]
@@ -202,10 +253,12 @@ class _Recorder(TorchFunctionMode):
         outputs = [
             t for t in (result if isinstance(result, list | tuple) else [result]) if isinstance(t, Tensor)
         ]
-        outputs = [tensor for tensor in outputs if tensor.is_floating_point() and tensor.requires_grad]
+        self._count_views(sources, [tensor for tensor in outputs if not tensor.requires_grad])
+        outputs = [tensor for tensor in outputs if tensor.requires_grad]
         if not outputs or any(out is tensor for out in outputs for tensor in sources):
             return result
-        kind = kind_of(base, len(found))
+        first = args[0] if args else kwargs.get("input")
+        kind = kind_of(base, len(found), first=any(first is tensor for tensor in inputs))
         on_image, gates = self._mark(outputs, base, kind, sources)
         module, leaf = self._caller()
         counts = tuple(sum(item is tensor for item in found) for tensor in sources)
@@ -213,11 +266,18 @@ class _Recorder(TorchFunctionMode):
         makers = tuple(self._makers.get(id(tensor)) for tensor in sources)
         operation = Operation(
             name, kind, module, base, func, args, kwargs, sources, inputs, counts, tuple(outputs), on_image,
-            gates, makers,
+            gates, makers, self._lost,
         )  # fmt: skip
         self.operations.append(operation)
         self._makers.update((id(tensor), operation) for tensor in outputs)
         return result
+
+    def _count_views(self, sources: tuple[Tensor, ...], results: list[Tensor]) -> None:
+        """Note that results without a gradient, such as `detach()`, still read the memory of the sources."""
+        places = {_place(tensor) for tensor in results}
+        for tensor in sources:
+            if _place(tensor) in places:
+                self._consumers[id(tensor)] = self._consumers.get(id(tensor), 0) + 1
 
     def _mark(
         self, outputs: list[Tensor], base: str, kind: str, sources: tuple[Tensor, ...]
@@ -250,6 +310,11 @@ class _Recorder(TorchFunctionMode):
         return "", False
 
 
+def _place(tensor: Tensor) -> int:
+    """Where a tensor's memory begins; the same for all views of it."""
+    return tensor.untyped_storage().data_ptr()
+
+
 @cache
 def _base_name(func: Callable[..., Any]) -> str:
     """The function's plain name: "add" for `torch.Tensor.add_`, "T" for the property `torch.Tensor.T`."""
@@ -278,9 +343,9 @@ def _inplace_form(
         values = dict(bound.arguments) | {"inplace": False}
         first = next(iter(signature.parameters))
         return func, base, (values.pop(first),), values
-    if base in ("__setitem__", "requires_grad_", "retain_grad") or kwargs.get("out") is not None:
-        if base == "requires_grad_":
-            return None
+    if base == "requires_grad_":
+        return None
+    if base == "__setitem__" or kwargs.get("out") is not None:
         raise ValueError(
             f"expected operations that return their result, got {base} that writes into a tensor; "
             "build the tensor with torch.cat or torch.stack instead"
