@@ -1,8 +1,9 @@
 """The types that every part of the package shares."""
 
 import hashlib
+from dataclasses import is_dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,23 @@ def explainer_name(explainer: Explainer) -> str:
 def is_differentiable(explainer: Explainer) -> bool:
     """Whether a method does not deny that its relevance can be differentiated with respect to the image."""
     return bool(getattr(explainer, "differentiable", True))
+
+
+def for_any_weights(explainer: Explainer) -> Explainer:
+    """The same method for a network whose weights a test changes.
+
+    A method that belongs to certain weights, as those with fitted patterns do, has an option `any_weights`
+    that keeps it as it is; wrappers hold their method as `explainer`. Every other method is returned.
+    """
+    if not is_dataclass(explainer):
+        return explainer
+    method: Any = explainer
+    if getattr(method, "any_weights", None) is False:
+        method = replace(method, any_weights=True)
+    inner = getattr(method, "explainer", None)
+    if inner is not None and (kept := for_any_weights(inner)) is not inner:
+        method = replace(method, explainer=kept)
+    return method
 
 
 class FixedTensor:

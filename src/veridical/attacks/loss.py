@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,17 @@ from veridical.smoothing import BetaSchedule, BetaSmoothed, NoiseAveraged, Smoot
 from veridical.tensors import sum_normalize
 from veridical.values import Explainer, explainer_name
 
-_DIFFERENTIABLE = ("lrp-zplus", "lrp-alpha", "deep-taylor")
+FIRST_ORDER = frozenset(
+    {
+        "lrp-z", "lrp-epsilon", "lrp-zplus", "lrp-alpha1-beta0", "lrp-alpha2-beta1", "lrp-alpha5-beta4",
+        "lrp-cmp-alpha1", "lrp-cmp-alpha2", "deep-taylor", "excitation-backprop",
+        "contrastive-excitation-backprop", "contrastive-lrp",
+    }
+)  # fmt: skip
+"""The built-in methods that share relevance out by activations: on a ReLU network their maps change with the
+image to first order, and they are attacked there. All others are attacked on softplus activations: either
+their maps depend on the network through gates alone, whose derivative is zero, or (integrated gradients,
+gradient x input, DeepLIFT, Grad-CAM) growth was measured to serve at least as well."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,15 @@ class Problem:
             return math.inf
         return BetaSchedule(*self.settings.beta, self.settings.steps)(step)
 
+    def repeated(self, count: int) -> Problem:
+        """The problem of a batch that holds this one `count` times."""
+        return replace(
+            self,
+            targets=self.targets.repeat(count),
+            target_map=self.target_map.repeat(count, 1, 1),
+            logits=self.logits.repeat(count, 1),
+        )
+
     def losses(self, images: Tensor, beta: float) -> Tensor:
         """``F1 mean_pixels (h - ht)^2 + F2 mean_classes (g - g0)^2`` of each pair (N,).
 
@@ -57,7 +76,8 @@ class Problem:
             # The term of the output has a gradient even then: the attack would run and change nothing.
             raise ValueError(
                 f"expected the map of {explainer_name(self.explainer)} to change with the image to first "
-                "order, got relevance without a derivative (no requires_grad); use a differentiable method"
+                "order, got relevance without a derivative (no requires_grad); use a differentiable method, "
+                "or gradient='estimated', which only calls it"
             )
         if logits is None:
             chosen = network if self.settings.output_network == "shared" else self.model
@@ -99,16 +119,16 @@ def to_map(relevance: object, images: Tensor, name: str) -> Tensor:
 
 
 def needs_smoothing(explainer: Explainer) -> bool:
-    """Whether the map of a ReLU network has, to first order, a zero derivative under this method.
+    """Whether the attack on this method runs on softplus activations.
 
-    True for all but LRP, deep Taylor (their maps depend on the activations themselves) and methods that
-    run on softplus activations already.
+    False for the methods in `FIRST_ORDER` and for those that run on softplus activations already; true for
+    all others, a user's callable included, of whose derivative on a ReLU network nothing is known.
     """
     if isinstance(explainer, BetaSmoothed):
         return False
     if isinstance(explainer, NoiseAveraged):
         return needs_smoothing(explainer.explainer)
-    return not explainer_name(explainer).startswith(_DIFFERENTIABLE)
+    return explainer_name(explainer) not in FIRST_ORDER
 
 
 def unmodified_logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from veridical.attacks.loss import Problem, needs_smoothing, saliency_map, unmodified_logits
+from veridical.attacks.estimated import GradientEstimate
+from veridical.attacks.loss import Problem, saliency_map, unmodified_logits
 from veridical.attacks.outcome import (
     Evaluation,
     Manipulation,
@@ -20,17 +21,23 @@ from veridical.attacks.outcome import (
     image_change,
     output_change,
 )
+from veridical.attacks.preconditions import (
+    check_first,
+    check_gradient,
+    check_within,
+    checked_map,
+    gradient_of,
+    runs_smoothed,
+)
+from veridical.attacks.presets import preset
 from veridical.attacks.settings import ManipulationSettings
-from veridical.checks import check_differentiable, check_inputs, evaluation_mode, resolve_target
+from veridical.checks import check_inputs, evaluation_mode, resolve_target
 from veridical.metrics import pearson
-from veridical.smoothing import rectifications
-from veridical.tensors import per_sample, sum_normalize
-from veridical.values import Explainer, Target, explainer_name
+from veridical.tensors import per_sample
+from veridical.values import Explainer, Target
 
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the number of steps done and the loss of each pair (N,)."""
-
-_DEFAULT = ManipulationSettings()
 
 
 def manipulate(  # noqa: PLR0913 - each of these names a different thing; the choices are in `settings`
@@ -40,7 +47,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     *,
     explainer: Explainer,
     target: Target = None,
-    settings: ManipulationSettings = _DEFAULT,
+    settings: ManipulationSettings | None = None,
     callback: Callback | None = None,
 ) -> Manipulation:
     """Optimize every image of a batch so that its map becomes its target map (Dombrowski et al. 2019).
@@ -57,19 +64,22 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
         explainer: the method under attack. One with a method ``with_logits(model, inputs, target)`` that
             returns relevance and logits saves a forward pass each step.
         target: the explained class; None for the predicted one (at the end: of the manipulated image).
-        settings: steps, rates, factors, bounds; see `ManipulationSettings` and `PRESETS`.
+        settings: steps, rates, factors, bounds; see `ManipulationSettings` and `PRESETS`. None is
+            `preset("default")`, which needs no tuning; `preset("default", bounds)` clamps, too.
         callback: told the progress after every step.
 
     Raises:
         TypeError: where the inputs or the target are of the wrong type.
-        ValueError: where the method says that it is not differentiable, inputs, target maps, bounds or target
-            do not fit, or the loss does not depend on the image to first order.
+        ValueError: where the method says that it is not differentiable and the gradient is to be exact,
+            inputs, target maps, bounds or target do not fit, or the loss does not depend on the image to
+            first order.
     """
-    check_differentiable(explainer)
+    settings = preset() if settings is None else settings
+    check_gradient(explainer, settings)
     check_inputs(inputs)
-    goal = _checked_map(target_map, inputs)
+    goal = checked_map(target_map, inputs)
     clean = inputs.detach()
-    _check_within(clean, settings.limits(clean))
+    check_within(clean, settings.limits(clean))
     with evaluation_mode(model):
         logits = unmodified_logits(model, clean)
         problem = Problem(
@@ -79,7 +89,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
             target_map=goal,
             logits=logits,
             settings=settings,
-            smooth=_smooths(model, clean, explainer, settings),
+            smooth=runs_smoothed(model, clean, explainer, settings),
         )
         search = _Search(problem, clean)
         with suppress(KeyboardInterrupt):
@@ -93,6 +103,8 @@ class _Search:
     def __init__(self, problem: Problem, clean: Tensor) -> None:
         self.problem = problem
         self.limits = problem.settings.limits(clean)
+        self.unit = problem.settings.unit(clean)
+        self.calls = 0
         self.images = clean.clone().requires_grad_(True)
         self.history: list[Evaluation] = []
         self.kept = clean.clone()
@@ -115,18 +127,37 @@ class _Search:
         self.finished = True
 
     def _step(self, optimizer: torch.optim.Adam, step: int) -> Tensor:
-        with torch.enable_grad():
-            losses = self.problem.losses(self.images, self.problem.beta(step))
-            # grad, not backward: the parameters of the model must not collect gradients.
-            gradient = _gradient(losses.sum(), self.images)
+        losses, gradient = self._slope(step)
         if step == 0:
-            _check_first(gradient, losses.detach(), self.problem)
+            check_first(gradient, losses, self.problem.explainer)
         self.images.grad = torch.where(gradient.isfinite(), gradient, 0.0)
+        before = self.images.detach().clone()
         optimizer.step()
-        if self.limits is not None:
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.problem.settings.lr_unit == "range":
+                # Adam's steps have the size of lr whatever the loss is: scaled here, not the loss.
+                self.images.copy_(before + self.unit * (self.images - before))
+            if self.limits is not None:
                 self.images.clamp_(*self.limits)
-        return losses.detach()
+        return losses
+
+    def _slope(self, step: int) -> tuple[Tensor, Tensor]:
+        """The loss of each pair (N,) and its gradient (N, C, H, W)."""
+        problem, beta = self.problem, self.problem.beta(step)
+        settings = problem.settings
+        if settings.gradient == "estimated":
+            estimate = GradientEstimate(settings.directions, settings.radius, settings.seed)
+            self.calls += 2 * settings.directions
+            images = self.images.detach()
+            gradient, losses = estimate(
+                lambda moved, count: problem.repeated(count).losses(moved, beta), images, self.unit, step
+            )
+            return losses, gradient
+        self.calls += 1
+        with torch.enable_grad():
+            losses = problem.losses(self.images, beta)
+            # grad, not backward: the parameters of the model must not collect gradients.
+            return losses.detach(), gradient_of(losses.sum(), self.images)
 
     def _evaluate(self, step: int, losses: Tensor) -> None:
         """Look at the unmodified network, and keep the pairs that are better than before."""
@@ -144,13 +175,6 @@ class _Search:
         self._best = torch.where(better, pcc, self._best)
         self.kept_step = torch.where(better, step, self.kept_step)
         self.kept = torch.where(per_sample(better, images), images, self.kept)
-
-
-def _gradient(loss: Tensor, images: Tensor) -> Tensor:
-    if not loss.requires_grad:
-        return torch.zeros_like(images)
-    (gradient,) = torch.autograd.grad(loss, images, allow_unused=True)
-    return torch.zeros_like(images) if gradient is None else gradient
 
 
 def _measured(search: _Search, clean: Tensor, *, explained: bool) -> Manipulation:
@@ -175,63 +199,6 @@ def _measured(search: _Search, clean: Tensor, *, explained: bool) -> Manipulatio
         history=tuple(search.history),
         step=search.kept_step,
         interrupted=not search.finished,
+        calls=torch.full_like(search.kept_step, search.calls),
+        settings=problem.settings,
     )
-
-
-def _smooths(model: nn.Module, clean: Tensor, explainer: Explainer, settings: ManipulationSettings) -> bool:
-    """Whether to run on softplus activations; "auto" leaves networks without a ReLU as they are."""
-    if settings.smoothing != "auto":
-        return settings.smoothing == "growth"
-    return needs_smoothing(explainer) and rectifications(model, clean) > 0
-
-
-def _checked_map(target_map: Tensor, inputs: Tensor) -> Tensor:
-    """The target maps on the inputs' device and in their dtype, each scaled to sum 1."""
-    if not isinstance(target_map, Tensor):
-        raise TypeError(f"expected target_map as a tensor (N, H, W), got {type(target_map).__name__}")
-    expected = (inputs.shape[0], *inputs.shape[2:])
-    if tuple(target_map.shape) != expected:
-        raise ValueError(
-            f"expected target_map of shape {expected}, got {tuple(target_map.shape)}; give each image one "
-            "map of its own size"
-        )
-    goal = target_map.detach().to(inputs)
-    if not bool(goal.isfinite().all()):
-        raise ValueError(
-            "expected a finite target_map, got NaN or infinity; look at where the map comes from"
-        )
-    if bool((goal < 0).any()):
-        raise ValueError(
-            f"expected a non-negative target_map, got a minimum of {goal.min().item():.3g}; "
-            "take the absolute value"
-        )
-    if bool((goal.sum((1, 2)) == 0).any()):
-        raise ValueError("expected a target_map with a positive sum, got one of zeros only; give another map")
-    return sum_normalize(goal)
-
-
-def _check_within(clean: Tensor, limits: tuple[Tensor, Tensor] | None) -> None:
-    """A clean image outside the bounds would be moved by the clamp alone."""
-    if limits is None:
-        return
-    slack = 1e-3 * (limits[1] - limits[0])
-    if bool(((clean < limits[0] - slack) | (clean > limits[1] + slack)).any()):
-        raise ValueError(
-            f"expected inputs within the bounds, got values from {clean.min().item():.4g} to "
-            f"{clean.max().item():.4g}; give the bounds in the units of the (normalized) inputs"
-        )
-
-
-def _check_first(gradient: Tensor, losses: Tensor, problem: Problem) -> None:
-    """Say at once that an attack cannot work, rather than return the clean image after all steps."""
-    bad = (~gradient.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(
-            f"expected a finite gradient of the loss, got NaN or infinity for image(s) {bad[:10]}; the "
-            "method may divide by zero there, try another method or image"
-        )
-    if bool((gradient == 0).all()) and bool((losses > 0).all()):
-        raise ValueError(
-            f"expected the map of {explainer_name(problem.explainer)} to change with the image to first "
-            "order, got a gradient of exactly 0; use smoothing='growth' and a differentiable method"
-        )

@@ -1,13 +1,13 @@
-"""What a manipulation is told: the settings, and those that the paper used."""
+"""What a manipulation is told."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Bound = float | Sequence[float] | Tensor
@@ -29,7 +29,7 @@ class ManipulationSettings:
 
     Args:
         steps: steps of Adam; there is no early stop.
-        lr: learning rate in units of the network's (normalized) input.
+        lr: learning rate, in units of the network's (normalized) input or of the range of the input.
         factors: weights of the mean squared map difference and of the mean squared output change.
         output: which output is held constant, "probability" or "logit". Factors belong to one of them:
             the paper pairs 1e6 with probabilities and 10 with logits.
@@ -43,6 +43,13 @@ class ManipulationSettings:
         keep: "best" returns, for each pair, the evaluated iterate of the original class whose map on the
             unmodified network correlates most with the target; "last" the last iterate, as the paper does.
         every: steps between evaluations on the unmodified network, for the history and for "best".
+        lr_unit: "input" takes `lr` in units of the input, "range" as a fraction of the range of the input: of
+            the width of `bounds` for each channel, without bounds of max - min of each image.
+        gradient: "exact" differentiates the map; "estimated" only calls the method, on images a random step
+            away (see `directions`), for methods without a derivative. It runs on the unmodified network.
+        directions: random directions of one estimate; each costs two calls of the method a step.
+        radius: the step from the image in a direction, in the unit of `lr`.
+        seed: of the generator of the directions.
 
     Raises:
         ValueError: where a number is out of range, a name unknown, or the bounds are reversed.
@@ -59,6 +66,11 @@ class ManipulationSettings:
     rescale: bool = True
     keep: Literal["best", "last"] = "best"
     every: int = 50
+    lr_unit: Literal["input", "range"] = "input"
+    gradient: Literal["exact", "estimated"] = "exact"
+    directions: int = 16
+    radius: float = 1e-2
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -67,10 +79,12 @@ class ManipulationSettings:
             object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
 
     def _check_numbers(self) -> None:
-        for name, count in (("steps", self.steps), ("every", self.every)):
+        for name in ("steps", "every", "directions"):
+            count = getattr(self, name)
             if count < 1:
                 raise ValueError(f"expected {name} of at least 1, got {count}; give a positive whole number")
-        for name, number in (("lr", self.lr), ("beta", self.beta[0]), ("beta", self.beta[1])):
+        positive = (("lr", self.lr), ("beta", self.beta[0]), ("beta", self.beta[1]), ("radius", self.radius))
+        for name, number in positive:
             if not (math.isfinite(number) and number > 0):
                 raise ValueError(f"expected a positive, finite {name}, got {number}; the paper used lr=1e-3")
         if not all(math.isfinite(factor) and factor >= 0 for factor in self.factors):
@@ -84,6 +98,8 @@ class ManipulationSettings:
             "smoothing": ("auto", "growth", "off"),
             "output_network": ("shared", "unmodified"),
             "keep": ("best", "last"),
+            "lr_unit": ("input", "range"),
+            "gradient": ("exact", "estimated"),
         }
         for name, known in choices.items():
             value = getattr(self, name)
@@ -105,6 +121,37 @@ class ManipulationSettings:
                     f"expected bounds of 1 or {like.shape[1]} channels, got {bound.shape[1]}; give one each"
                 )
         return lower, upper
+
+    def unit(self, clean: Tensor) -> Tensor:
+        """What one unit of `lr` is for images `clean` (N, C, H, W): a tensor that broadcasts against them."""
+        if self.lr_unit == "input":
+            return clean.new_ones(1, 1, 1, 1)
+        limits = self.limits(clean)
+        if limits is not None:
+            return limits[1] - limits[0]
+        wide = clean.amax((1, 2, 3), keepdim=True) - clean.amin((1, 2, 3), keepdim=True)
+        return torch.where(wide > 0, wide, 1.0)  # an image of one color has no range of its own
+
+    def for_bounds(self, bounds: tuple[Bound, Bound]) -> ManipulationSettings:
+        """The same attack on inputs of another range: with these bounds, and the rates converted.
+
+        Rates in units of the input are multiplied by the ratio of the widths, each the mean over the
+        channels: on inputs in [0, 1] the paper's 1e-3 of ImageNet-normalized inputs is 2.2e-4. Those that are
+        fractions of the range stay.
+
+        Raises:
+            ValueError: where the bounds are reversed, or the settings' own range is not known.
+        """
+        if self.lr_unit == "range":
+            return replace(self, bounds=bounds)
+        if self.bounds is None:
+            raise ValueError(
+                "expected settings with bounds, got bounds=None, so that the range that lr belongs to is not "
+                'known; start from a preset, or give lr_unit="range"'
+            )
+        changed = replace(self, bounds=bounds)
+        ratio = _width(changed.bounds) / _width(self.bounds)
+        return replace(changed, lr=self.lr * ratio, radius=self.radius * ratio)
 
     def map_factor(self, pixels: int) -> float:
         """The weight of the map term for maps of that many pixels."""
@@ -135,41 +182,12 @@ def _floats(bound: Bound) -> tuple[float, ...]:
     return (float(bound),)
 
 
+def _width(bounds: tuple[Bound, Bound] | None) -> float:
+    """The mean over the channels of upper - lower."""
+    lower, upper = bounds if bounds is not None else (0.0, 1.0)
+    wide = [high - low for low, high in zip(_floats(lower), _floats(upper), strict=True)]
+    return sum(wide) / len(wide)
+
+
 def _spread(values: tuple[float, ...], count: int) -> tuple[float, ...]:
     return values * count if len(values) == 1 else values
-
-
-def _vgg(steps: int, lr: float) -> ManipulationSettings:
-    return ManipulationSettings(steps=steps, lr=lr, bounds=IMAGENET_BOUNDS)
-
-
-def _logit(steps: int, lr: float, beta: tuple[float, float] = (10.0, 100.0)) -> ManipulationSettings:
-    return ManipulationSettings(
-        steps=steps, lr=lr, factors=(1e11, 10.0), output="logit", beta=beta, bounds=IMAGENET_BOUNDS
-    )
-
-
-PRESETS: Mapping[str, ManipulationSettings] = MappingProxyType(
-    {
-        "table1-gradient": _vgg(1500, 1e-3),
-        "table1-gradient-x-input": _vgg(1500, 1e-3),
-        "table1-integrated-gradients": _vgg(500, 5e-3),
-        "table1-lrp": _vgg(1500, 2e-4),
-        "table1-guided-backprop": _vgg(1500, 1e-3),
-        "table1-pattern-attribution": _vgg(1500, 2e-3),
-        "table2-vgg16": _logit(1500, 1e-3),
-        "table2-alexnet": _logit(4000, 1e-3),
-        "table2-densenet121": _logit(2000, 5e-4, (30.0, 300.0)),
-        "table2-resnet18": _logit(2000, 1e-3),
-        "table4-gradient": _vgg(1500, 3e-3),
-        "table4-lrp": _vgg(1500, 3e-4),
-        "table5-gradient": _vgg(500, 2.5e-4),
-        "table5-gradient-x-input": _vgg(500, 2.5e-4),
-        "table5-integrated-gradients": _vgg(200, 2.5e-3),
-        "table5-lrp": _vgg(1500, 2e-4),
-        "table5-guided-backprop": _vgg(500, 5e-4),
-        "table5-pattern-attribution": _vgg(500, 5e-4),
-    }
-)
-"""Dombrowski et al. 2019, supplement, tables 1 (VGG-16), 2 (architectures, gradient method, logits held
-constant), 4 (attack on SmoothGrad with 10 samples) and 5 (attack on methods smoothed with beta = 0.8)."""

@@ -5,6 +5,7 @@ bootstrap, which has its own generator. More is better for `ssim`, `pearson`, `s
 `map_similarity`; less is better for `mse`. NaN means "not measured".
 """
 
+from veridical.metrics.boxes import Box, box, share_interval
 from veridical.metrics.correlation import cosine, mse, pearson, spearman
 from veridical.metrics.intervals import Interval, bootstrap_interval
 from veridical.metrics.protocols import (
@@ -18,15 +19,18 @@ from veridical.metrics.structural import ssim
 
 __all__ = [
     "PROTOCOLS",
+    "Box",
     "Interval",
     "MapSimilarity",
     "SimilarityProtocol",
     "bootstrap_interval",
+    "box",
     "cosine",
     "map_similarity",
     "mse",
     "pearson",
     "protocol",
+    "share_interval",
     "spearman",
     "ssim",
 ]

@@ -1,5 +1,6 @@
 """Smoothing of explanation methods: softplus in place of ReLU, and averages over noise."""
 
+from veridical.smoothing.choice import BetaChoice, BetaCriterion, BetaPoint, choose_beta
 from veridical.smoothing.noise import NoiseAveraged, smoothgrad
 from veridical.smoothing.schedule import BetaSchedule
 from veridical.smoothing.softplus import (
@@ -11,11 +12,15 @@ from veridical.smoothing.softplus import (
 )
 
 __all__ = [
+    "BetaChoice",
+    "BetaCriterion",
+    "BetaPoint",
     "BetaSchedule",
     "BetaSmoothed",
     "NoiseAveraged",
     "SmoothedModel",
     "beta_smooth",
+    "choose_beta",
     "predicted_target",
     "rectifications",
     "smoothgrad",

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,12 @@ class SmoothedModel(nn.Module):
                 "forward pass has none; leave the smoothing off for this model"
             )
         return mode.resolve(result)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Those of `model` under the names that they have there: patterns and layers are found by name."""
+        yield from self.model.named_modules(memo, prefix, remove_duplicate)
 
     def extra_repr(self) -> str:
         """The beta, for the representation of the module."""
