@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from veridical.attributions import method
+from veridical.attributions import fit_patterns, method
 from veridical.faithfulness import (
     cascading_randomization,
     default_reduction,
@@ -15,6 +15,8 @@ from veridical.faithfulness import (
 )
 from veridical.faithfulness._weights import copy_of, random_states, units
 from veridical.metrics import map_similarity
+from veridical.smoothing import smoothgrad
+from veridical.values import for_any_weights
 
 
 class Block(nn.Module):
@@ -157,6 +159,21 @@ def test_other_orders():
     assert torch.equal(up.maps[-1], down.maps[-1])
     assert torch.equal(alone.maps[0], down.maps[0])
     assert torch.equal(alone.maps[-1], up.maps[0])
+
+
+@pytest.mark.parametrize("name", ["patternnet", "pattern-attribution"])
+def test_patterns_stay_those_of_the_network_as_it_is(name):
+    model, x = Block().eval(), images()
+    patterns = fit_patterns(model, images(8, seed=5))
+    explain = method(name, patterns=patterns)
+    found = cascading_randomization(model, x, explain, steps=3)
+    kept = cascading_randomization(model, x, method(name, patterns=patterns, any_weights=True), steps=3)
+    assert torch.equal(found.maps, kept.maps) and not torch.equal(found.maps[-1], found.original)
+    averaged = cascading_randomization(model, x, smoothgrad(explain, samples=2), steps=1)
+    assert torch.isfinite(averaged.maps).all()
+    with pytest.raises(ValueError, match="the weights that the patterns were fitted for"):
+        cascading_randomization(Block(seed=1).eval(), x, explain, steps=1)
+    assert for_any_weights(gradient) is gradient and for_any_weights(method("lrp-z")) == method("lrp-z")
 
 
 def test_batches_seeds_and_reductions():

@@ -1,33 +1,82 @@
 """Tests of explanations: does a map depend on the network and on the explained class at all?"""
 
+from veridical.faithfulness._flipping import FlippingCurves
+from veridical.faithfulness.chain_spectrum import ChainSpectrum, SpectrumSettings, chain_spectrum
+from veridical.faithfulness.chain_theorem import (
+    ChainConditions,
+    ConeConvergence,
+    chain_conditions,
+    cone_convergence,
+)
+from veridical.faithfulness.chains import ChainConvergence, ChainSettings, simulate_chains, simulate_given
 from veridical.faithfulness.convergence import (
     ConvergenceSettings,
     CosineConvergence,
     cosine_convergence,
     random_cosine,
 )
+from veridical.faithfulness.infidelity import Infidelity, InfidelitySettings, infidelity, perturbations
 from veridical.faithfulness.maps import REDUCTIONS, default_reduction, reduce_channels
+from veridical.faithfulness.pixel_flipping import FlippingSettings, PixelFlipping, pixel_flipping
 from veridical.faithfulness.randomization import (
     CascadingRandomization,
     RandomizationSettings,
     cascading_randomization,
     randomizable,
 )
+from veridical.faithfulness.rank_one import (
+    LayerPair,
+    LayerSpectra,
+    RankOneAnalysis,
+    Spectrum,
+    inter_layer,
+    rank_one_analysis,
+)
+from veridical.faithfulness.sensitivity import Sensitivity, SensitivitySettings, noise_in_ball, sensitivity
 from veridical.faithfulness.targets import RandomLogit, RandomLogitSettings, random_logit
 
 __all__ = [
     "REDUCTIONS",
     "CascadingRandomization",
+    "ChainConditions",
+    "ChainConvergence",
+    "ChainSettings",
+    "ChainSpectrum",
+    "ConeConvergence",
     "ConvergenceSettings",
     "CosineConvergence",
+    "FlippingCurves",
+    "FlippingSettings",
+    "Infidelity",
+    "InfidelitySettings",
+    "LayerPair",
+    "LayerSpectra",
+    "PixelFlipping",
     "RandomLogit",
     "RandomLogitSettings",
     "RandomizationSettings",
+    "RankOneAnalysis",
+    "Sensitivity",
+    "SensitivitySettings",
+    "Spectrum",
+    "SpectrumSettings",
     "cascading_randomization",
+    "chain_conditions",
+    "chain_spectrum",
+    "cone_convergence",
     "cosine_convergence",
     "default_reduction",
+    "infidelity",
+    "inter_layer",
+    "noise_in_ball",
+    "perturbations",
+    "pixel_flipping",
     "random_cosine",
     "random_logit",
     "randomizable",
+    "rank_one_analysis",
     "reduce_channels",
+    "sensitivity",
+    "simulate_chains",
+    "simulate_given",
 ]

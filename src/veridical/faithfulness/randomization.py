@@ -35,7 +35,7 @@ from veridical.faithfulness.maps import (
     reduce_channels,
 )
 from veridical.metrics import MapSimilarity, SimilarityProtocol, map_similarity, protocol
-from veridical.values import Explainer, Target
+from veridical.values import Explainer, Target, for_any_weights
 
 Order = Literal["cascading", "independent", "bottom-up"]
 ORDERS = ("cascading", "independent", "bottom-up")
@@ -197,7 +197,7 @@ def cascading_randomization(
     The work is done on a deep copy: the model, its mode and the global random state stay as they are. Every
     module draws from a generator of its own, so that layers of the same shape get different weights and the
     weights do not depend on the choice of the steps. All parameters and floating point buffers are covered,
-    also those that belong to no layer.
+    also those that belong to no layer. Patterns stay those of the network as it is, as Sixt et al. had them.
 
     Source: Adebayo et al. 2018; Sixt et al. 2020, section 3.
 
@@ -228,16 +228,17 @@ def cascading_randomization(
     names, groups = _groups(network, images, chosen)
     reduction = chosen.reduction or default_reduction(method)
 
-    def maps(*, finite: bool) -> Tensor:
-        relevance = explained(network, images, method, classes, chosen.batch, finite=finite)
+    def maps(explainer: Explainer, *, finite: bool) -> Tensor:
+        relevance = explained(network, images, explainer, classes, chosen.batch, finite=finite)
         return reduce_channels(relevance, reduction)
 
-    original = maps(finite=True)
+    original = maps(method, finite=True)
+    kept = for_any_weights(method)
     randomized, scores = [], []
     for group in groups:
         before = assign(group)
         # A rule may overflow on random weights: that step is not measured, the others are.
-        randomized.append(maps(finite=False))
+        randomized.append(maps(kept, finite=False))
         scores.append(map_similarity(original, randomized[-1], chosen.protocol))
         if chosen.order == "independent":
             assign(before)
