@@ -8,8 +8,9 @@ from networks import Residual, images, seeded
 
 SURFACE = {
     "Patterns", "as_quantus", "audit", "beta_smooth", "cascading_randomization", "cosine_convergence",
-    "coverage", "explain", "explain_several", "fit_patterns", "from_captum", "from_zennit", "manipulate",
-    "method", "methods", "random_logit", "saliency", "smoothgrad",
+    "coverage", "explain", "explain_several", "fit_patterns", "from_captum", "from_zennit", "infidelity",
+    "manipulate", "method", "methods", "pixel_flipping", "random_logit", "saliency", "sensitivity",
+    "smoothgrad",
 }  # fmt: skip
 
 
@@ -28,6 +29,9 @@ def test_a_method_is_given_by_name_or_as_a_callable() -> None:
     assert (by_name.median == vd.cosine_convergence(model, x, explain).median).all()
     assert vd.random_logit(model, x, "gradient").similarity.shape == (2,)
     assert vd.cascading_randomization(model, x, "gradient", steps=2).similarity.shape == (2, 2)
+    assert vd.pixel_flipping(model, x, "gradient", steps=2).morf.probability.shape == (2, 3)
+    assert vd.infidelity(model, x, "gradient", samples=2).values.shape == (2,)
+    assert vd.sensitivity(model, x, "gradient", samples=2).values.shape == (2,)
     assert {row.treatment for row in vd.coverage(model, x, "lrp-z")} == {"gradient", "modified"}
     with pytest.raises(ValueError, match="did you mean lrp-z"):
         vd.random_logit(model, x, "lrpz")

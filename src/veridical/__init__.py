@@ -12,8 +12,11 @@ if TYPE_CHECKING:
         cosine_convergence,
         coverage,
         explain_several,
+        infidelity,
         manipulate,
+        pixel_flipping,
         random_logit,
+        sensitivity,
     )
     from veridical.attributions import Patterns, explain, fit_patterns, method, methods, saliency
     from veridical.smoothing import beta_smooth, smoothgrad
@@ -33,11 +36,14 @@ __all__ = [
     "fit_patterns",
     "from_captum",
     "from_zennit",
+    "infidelity",
     "manipulate",
     "method",
     "methods",
+    "pixel_flipping",
     "random_logit",
     "saliency",
+    "sensitivity",
     "smoothgrad",
 ]
 
@@ -45,7 +51,7 @@ _HOMES = {
     "veridical.adapters": ("from_captum", "from_zennit"),
     "veridical.api": (
         "as_quantus", "audit", "cascading_randomization", "cosine_convergence", "coverage", "explain_several",
-        "manipulate", "random_logit",
+        "infidelity", "manipulate", "pixel_flipping", "random_logit", "sensitivity",
     ),
     "veridical.attributions": ("Patterns", "explain", "fit_patterns", "method", "methods", "saliency"),
     "veridical.smoothing": ("beta_smooth", "smoothgrad"),

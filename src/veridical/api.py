@@ -1,6 +1,7 @@
 """The functions that bring several parts together; `import veridical as vd` offers them all."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -8,14 +9,21 @@ from torch import Tensor, nn
 
 from veridical import adapters, attacks, faithfulness
 from veridical.adapters import Channels, QuantusFunction
-from veridical.attacks import Manipulation, ManipulationSettings
+from veridical.attacks import Manipulation
 from veridical.attributions import explain_several as explain_all
 from veridical.attributions import method as find_method
 from veridical.attributions import rule_coverage
 from veridical.auditing import AuditOptions, AuditReport
 from veridical.auditing import audit as run_audit
 from veridical.checks import check_method
-from veridical.faithfulness import CascadingRandomization, CosineConvergence, RandomLogit
+from veridical.faithfulness import (
+    CascadingRandomization,
+    CosineConvergence,
+    Infidelity,
+    PixelFlipping,
+    RandomLogit,
+    Sensitivity,
+)
 from veridical.report import render
 from veridical.rules import Coverage
 from veridical.values import Explainer, Target, explainer_name
@@ -91,6 +99,7 @@ def manipulate(
     *,
     method: str | Explainer = "gradient",
     target: Target = None,
+    preset: str = "default",
     **settings: Any,
 ) -> Manipulation:
     """Change images so that their maps become `target_map`, while the output stays (Dombrowski 2019, eq. 4).
@@ -101,24 +110,27 @@ def manipulate(
         target_map: maps aimed at (N, H, W), non-negative.
         method: a built-in method's name or any differentiable explainer.
         target: the explained class; None for the predicted one.
-        settings: fields of `veridical.attacks.ManipulationSettings` (steps, lr, factors, bounds, ...), and
-            `callback`, called with the steps done and the loss of each pair.
+        preset: one of `veridical.attacks.PRESETS`; its rates are converted where `bounds` are given.
+        settings: fields of `veridical.attacks.ManipulationSettings` that replace the preset's (steps, lr in
+            the preset's unit, factors, bounds, ...), and `callback`, called with the steps done and the loss
+            of each pair.
 
     Returns:
         The manipulated images and everything measured on the unmodified network.
 
     Raises:
         TypeError: where an argument is of the wrong type or no such setting exists.
-        ValueError: where a value does not fit; see `veridical.attacks.manipulate`.
+        ValueError: where there is no such preset or a value does not fit; see `veridical.attacks.manipulate`.
     """
     callback = settings.pop("callback", None)
+    chosen = attacks.preset(preset, settings.get("bounds"))
     return attacks.manipulate(
         model,
         inputs,
         target_map,
         explainer=as_explainer(method),
         target=target,
-        settings=ManipulationSettings(**settings),
+        settings=replace(chosen, **settings),
         callback=callback,
     )
 
@@ -144,6 +156,27 @@ def cascading_randomization(
     return faithfulness.cascading_randomization(
         model, inputs, as_explainer(method), target=target, **settings
     )
+
+
+def pixel_flipping(
+    model: nn.Module, inputs: Tensor, method: str | Explainer, *, target: Target = None, **settings: Any
+) -> PixelFlipping:
+    """The class as pixels go in the order of the map; see `veridical.faithfulness.pixel_flipping`."""
+    return faithfulness.pixel_flipping(model, inputs, as_explainer(method), target=target, **settings)
+
+
+def infidelity(
+    model: nn.Module, inputs: Tensor, method: str | Explainer, *, target: Target = None, **settings: Any
+) -> Infidelity:
+    """Does the map predict the output of perturbed images? See `veridical.faithfulness.infidelity`."""
+    return faithfulness.infidelity(model, inputs, as_explainer(method), target=target, **settings)
+
+
+def sensitivity(
+    model: nn.Module, inputs: Tensor, method: str | Explainer, *, target: Target = None, **settings: Any
+) -> Sensitivity:
+    """How far the map moves when the image hardly does; see `veridical.faithfulness.sensitivity`."""
+    return faithfulness.sensitivity(model, inputs, as_explainer(method), target=target, **settings)
 
 
 def coverage(model: nn.Module, inputs: Tensor, method: str | Explainer) -> list[Coverage]:

@@ -2,12 +2,27 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """`numerator / denominator`, and 0 where the denominator is exactly 0; differentiable there too."""
-    return numerator / denominator.masked_fill(denominator == 0, math.inf)
+    """`numerator / denominator`, and 0 where the denominator is 0 or of no precision; differentiable there too.
+
+    A sum below the smallest normal number over the machine epsilon (1e-31 in single precision) is made of
+    parts that are rounded away: what softplus leaves of a dead unit. Its quotient would overflow.
+    """
+    info = torch.finfo(denominator.dtype)
+    return numerator / denominator.masked_fill(denominator.abs() < info.tiny / info.eps, math.inf)
+
+
+def summed_to(relevance: Tensor, shape: torch.Size) -> Tensor:
+    """Relevance (S, ...) of a broadcast value, summed to (S, *shape)."""
+    extra = relevance.dim() - 1 - len(shape)
+    if extra:
+        relevance = relevance.sum(tuple(range(1, 1 + extra)))
+    axes = [i + 1 for i, size in enumerate(shape) if size == 1 and relevance.shape[i + 1] != 1]
+    return relevance.sum(axes, keepdim=True) if axes else relevance
 
 
 def sum_normalize(maps: Tensor) -> Tensor:

@@ -78,6 +78,57 @@ def test_all_tests_run_and_what_does_not_apply_is_recorded(network, images, tmp_
     assert arrays["randomized"].shape == (len(metadata["layers"]), 5, 12, 12)
 
 
+def test_pixel_flipping_stores_curves_margins_and_the_random_orders_once(network, images):
+    model = Counting(network)
+    report = audit(model, images, methods=["gradient", "lrp-zplus"], tests=["pixel-flipping"])
+    found = {name: [one for one in report.scores if one.method == name] for name in report.verdicts}
+    for method, rows_ in found.items():
+        statistics = {one.statistic for one in rows_ if not one.layer}
+        assert {"morf_margin", "median_morf_margin", "median_lerf_margin", "median_separation"} <= statistics
+        summary = next(one for one in rows_ if one.statistic == "median_morf_margin")
+        assert summary.n == 5 and summary.ci_low <= summary.value <= summary.ci_high
+        curve = [one for one in rows_ if one.statistic == "median_random_probability"]
+        assert [one.layer for one in curve] == ["0.00%", "4.86%", "15.28%", "40.28%"]
+        settings = report.run.tests["pixel-flipping"].settings
+        assert settings[f"reduction.{method}"] == ("max-abs" if method == "gradient" else "sum")
+    curves = [[one.value for one in rows_ if "random_prob" in one.statistic] for rows_ in found.values()]
+    assert curves[0] == curves[1]
+    alone = audit(network, images, methods=["lrp-zplus"], tests=["pixel-flipping"])
+    assert rows(alone.scores) == rows(found["lrp-zplus"])
+    # 3 random orders of 3 steps once, and MoRF and LeRF of each method, on 5 images.
+    flipped = 5 * 3 * (3 + 2 * 2)
+    assert flipped <= model.images <= flipped + 8 * 5
+
+
+def test_the_relevance_of_the_random_logit_test_serves_pixel_flipping(network, images):
+    asked = []
+    explain = find_method("gradient")
+
+    def counted(model, inputs, target):
+        asked.append(len(inputs))
+        return explain(model, inputs, target)
+
+    both = audit(network, images, methods={"m": counted}, tests=["random-logit", "pixel-flipping"])
+    assert sum(asked) == 2 * 5
+    alone = audit(network, images, methods={"m": counted}, tests=["pixel-flipping"])
+    assert sum(asked) == 3 * 5
+    flipping = [one for one in both.scores if one.test == "pixel-flipping"]
+    assert rows(flipping) == rows(alone.scores)
+
+
+class Counting(torch.nn.Module):
+    """Counts the images that are predicted without a gradient."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.images = network, 0
+        self.eval()
+
+    def forward(self, x):
+        self.images += 0 if torch.is_grad_enabled() else len(x)
+        return self.network(x)
+
+
 def test_finished_work_is_not_done_again(network, images, tmp_path, monkeypatch):
     first = audit(network, images, out=tmp_path / "run", **FAST)
     calls = count_measures(monkeypatch)

@@ -104,6 +104,15 @@ def test_manipulation_is_advisory():
     assert "advisory" in found.evidence[-1].note
 
 
+@pytest.mark.parametrize(("low", "high", "passed"), [(0.1, 0.2, True), (-0.2, 0.0, False), (-0.1, 0.1, None)])
+def test_pixel_flipping_is_advisory_and_fails_at_the_height_of_random_orders(low, high, passed):
+    score = Score("m", "pixel-flipping", "median_morf_margin", 0.0, ci_low=low, ci_high=high, n=8)
+    found = verdict([*PASS, score], tests=(*ALL, "pixel-flipping"))
+    evidence = next(one for one in found.evidence if one.test == "pixel-flipping")
+    assert found.verdict == "believable" and evidence.passed is passed and evidence.direction == "above"
+    assert "advisory" in evidence.note and "Samek" in evidence.source
+
+
 def test_the_first_randomized_layer_is_judged():
     later = row("cascading-randomization", 0.99, 1.0, layer="bottom")
     assert verdict([*PASS, later]).verdict == "believable"

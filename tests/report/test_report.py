@@ -97,6 +97,15 @@ def test_every_method_test_and_photograph_is_named(run_directory, text):
     assert "target.png" in text
 
 
+def test_the_curves_of_pixel_flipping_are_shown_for_every_method(run_directory, text):
+    assert text.count("<h4>As pixels are removed in the order of the map</h4>") == 3
+    alt = "Median probability with 40 % of the pixels removed: 0.295 most relevant first"
+    assert alt in text and "gain over random removal, most relevant first" in text
+    kept = [row for row in read_scores(run_directory) if row.test != "pixel-flipping"]
+    write_scores(run_directory, kept)
+    assert "As pixels are removed" not in render(run_directory).read_text(encoding="utf-8")
+
+
 def test_skipped_and_unmeasured_are_said(text):
     assert "it is not differentiable" in text
     assert "not measured" in text

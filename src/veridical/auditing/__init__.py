@@ -1,7 +1,9 @@
 """The audit: runs every test on every method, and says which methods may be believed."""
 
+from veridical.attacks import array_target, image_target, region_target, text_target, uniform_target
 from veridical.attributions import methods as method_names
-from veridical.attributions.entry import method_entry
+from veridical.attributions.entry import method_entry, method_summary
+from veridical.auditing.forgery import Forgery, Moment, attack_settings, defended, forge
 from veridical.auditing.plan import (
     DEFAULT_METHODS,
     DESCRIPTIONS,
@@ -25,19 +27,30 @@ __all__ = [
     "TEST_NAMES",
     "AuditOptions",
     "AuditReport",
+    "Forgery",
+    "Moment",
     "Policy",
     "PolicyError",
     "Preset",
     "Progress",
     "Task",
     "TestPolicy",
+    "array_target",
+    "attack_settings",
     "audit",
     "check_directory",
+    "defended",
     "describe",
     "find_methods",
     "find_tests",
+    "forge",
+    "image_target",
     "judge",
     "load_policy",
     "method_entry",
     "method_names",
+    "method_summary",
+    "region_target",
+    "text_target",
+    "uniform_target",
 ]

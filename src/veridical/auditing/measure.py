@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from veridical.attacks import Manipulation, ManipulationSettings, manipulate
 from veridical.attributions import saliency
 from veridical.auditing.plan import Task
-from veridical.faithfulness import cascading_randomization, cosine_convergence, random_logit
+from veridical.faithfulness import (
+    FlippingCurves,
+    PixelFlipping,
+    cascading_randomization,
+    cosine_convergence,
+    pixel_flipping,
+    random_logit,
+)
 from veridical.metrics import bootstrap_interval
 from veridical.records import Arrays, Score
 from veridical.values import Explainer
@@ -33,6 +40,7 @@ class Subject:
         display: from images to values in [0, 1] that can be shown.
         label: the label of a class.
         bounds: lowest and highest valid value of an image, one number a channel; None for no bounds.
+        known: what one task has found and another can use: the last relevance, the random orders.
     """
 
     model: nn.Module
@@ -42,6 +50,7 @@ class Subject:
     display: Callable[[Tensor], Tensor]
     label: Callable[[int], str]
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ def _random_logit(subject: Subject, work: Work) -> Outcome:
         batch=work.batch,
         protocol=work.settings["protocol"],
     )  # fmt: skip
+    subject.known["relevance"] = (work.task.method, result.relevance)
     values = result.similarity.tolist()
     scores = [
         work.score("ssim", value, image=name) for value, name in zip(values, subject.names, strict=True)
@@ -117,6 +127,48 @@ def _cascading(subject: Subject, work: Work) -> Outcome:
         scores.append(work.summary("median_ssim", values, layer))
     arrays = {"original": array(result.original), "randomized": array(result.maps)}
     return Outcome(scores, arrays, {"layers": list(result.layers)})
+
+
+def _pixel_flipping(subject: Subject, work: Work) -> Outcome:
+    method, relevance = subject.known.get("relevance", ("", None))
+    result = pixel_flipping(
+        subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed,
+        batch=work.batch, relevance=relevance if method == work.task.method else None,
+        reuse=subject.known.get("random orders"), steps=tuple(work.settings["steps"]),
+        random=work.settings["random"], baseline=work.settings["baseline"],
+    )  # fmt: skip
+    subject.known["random orders"] = result
+    scores = []
+    for statistic, values in result.statistics().items():
+        named = zip(values.tolist(), subject.names, strict=True)
+        scores += [work.score(statistic, value, image=name) for value, name in named]
+        scores.append(work.summary(f"median_{statistic}", values.tolist()))
+    return Outcome(
+        scores + _flipping_curves(result, work), facts={"reduction." + work.task.method: result.reduction}
+    )
+
+
+def _flipping_curves(result: PixelFlipping, work: Work) -> list[Score]:
+    """The curves over the removed shares, which stand in the place of the layer."""
+    scores = []
+    curves = {"morf": result.morf, "lerf": result.lerf, "random": result.random}
+    for name, found in curves.items():
+        if found is not None:
+            scores += _one_curve(name, found, work)
+    return scores
+
+
+def _one_curve(name: str, curves: FlippingCurves, work: Work) -> list[Score]:
+    probability, kept = curves.probability, curves.kept.double()
+    if probability.dim() == 3:
+        probability, kept = probability.mean(dim=0), kept.mean(dim=0)
+    scores = []
+    for place, fraction in enumerate(curves.fractions.tolist()):
+        layer = f"{fraction:.2%}"
+        scores.append(work.summary(f"median_{name}_probability", probability[:, place].tolist(), layer))
+        share = kept[:, place].mean().item()
+        scores.append(work.score(f"{name}_class_kept", share, layer=layer, n=len(kept)))
+    return scores
 
 
 def _convergence(subject: Subject, work: Work) -> Outcome:
@@ -211,6 +263,7 @@ def array(tensor: Tensor) -> NDArray[np.float32]:
 _MEASURES: Mapping[str, Callable[[Subject, Work], Outcome]] = {
     "random-logit": _random_logit,
     "cascading-randomization": _cascading,
+    "pixel-flipping": _pixel_flipping,
     "cosine-convergence": _convergence,
     "manipulation": _manipulation,
 }

@@ -19,9 +19,14 @@ DEFAULT_METHODS = (
 DESCRIPTIONS: Mapping[str, str] = {
     "random-logit": "the map of the class against the map of another class, drawn at random",
     "cascading-randomization": "the map of the network against those of the network randomized from the top",
+    "pixel-flipping": "whether the class goes with the pixels that the map calls relevant (advisory)",
     "cosine-convergence": "whether random starting vectors become alike on the way down to the input",
     "manipulation": "whether an invisible change of the image makes its map that of another image (advisory)",
 }
+
+
+FLIPPED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
+"""Shares of removed pixels where time allows: dense at first, where the curves differ most."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Preset:
             skipped.
         samples: nodes of integrated gradients and samples of SmoothGrad.
         batch: images in one call of a method; bounds the memory.
+        flipped: shares of the pixels that pixel flipping removes.
+        orders: random orders that it compares with.
     """
 
     images: int
@@ -52,13 +59,18 @@ class Preset:
     manipulated: tuple[str, ...]
     samples: int
     batch: int = 4
+    flipped: tuple[float, ...] = (0.05, 0.15, 0.4)
+    orders: int = 3
 
 
 PRESETS: Mapping[str, Preset] = {
     "quick": Preset(5, 6, 3, 5, 1, 120, 3e-3, ("gradient",), 10),
-    "standard": Preset(24, 12, 8, 5, 4, 500, 1e-3, ("gradient", "lrp-zplus"), 30),
-    "thorough": Preset(200, 24, 200, 5, 20, 1500, 1e-3, ("gradient", "gradient-x-input", "lrp-zplus"), 50),
-}
+    "standard": Preset(24, 12, 8, 5, 4, 500, 1e-3, ("gradient", "lrp-zplus"), 30, flipped=FLIPPED, orders=5),
+    "thorough": Preset(
+        200, 24, 200, 5, 20, 1500, 1e-3, ("gradient", "gradient-x-input", "lrp-zplus"), 50, flipped=FLIPPED,
+        orders=10,
+    ),
+}  # fmt: skip
 """The presets by name. Sixt et al. 2020 used 200 images."""
 
 
@@ -166,6 +178,10 @@ def settings_of(preset: Preset, seed: int, images: int) -> dict[str, dict[str, A
         "random-logit": {"images": images, "protocol": "sixt2020", "seed": seed},
         "cascading-randomization": {
             "images": images, "steps": preset.steps, "protocol": "sixt2020", "seed": seed,
+        },
+        "pixel-flipping": {
+            "images": images, "steps": list(preset.flipped), "random": preset.orders, "baseline": "zero",
+            "seed": seed,
         },
         "cosine-convergence": {
             "images": min(preset.convergence_images, images), "vectors": preset.vectors, "seed": seed,

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from veridical.checks import nearest_names
 from veridical.records import Decision, explain_invalid
 
-TEST_NAMES = ("random-logit", "cascading-randomization", "cosine-convergence", "manipulation")
+TEST_NAMES = (
+    "random-logit", "cascading-randomization", "pixel-flipping", "cosine-convergence", "manipulation",
+)  # fmt: skip
 
 
 class PolicyError(ValueError):

@@ -15,6 +15,7 @@ from veridical.records import Evidence, Run, Score, SkippedRecord, Verdict
 FAILURES = {
     "random-logit": "its map for another class is nearly the same map",
     "cascading-randomization": "its map hardly changes when the layer nearest to the output is made random",
+    "pixel-flipping": "the pixels that it calls relevant matter no more than random ones",
     "cosine-convergence": "on the way down the relevance forgets what it started from",
     "manipulation": "its map can be made to show something else",
 }

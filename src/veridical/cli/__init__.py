@@ -1,1 +1,1 @@
-"""The command line: `veridical audit`, `explain`, `gate`, `report`, `methods`, `tests` and `models`."""
+"""The command line: `veridical audit`, `explain`, `attack`, `gate`, `report`, `methods`, `tests`, `models`."""

@@ -3,6 +3,7 @@
 Nothing is computed here that decides a verdict; the page shows what the run stored.
 """
 
+from veridical.report.forgery import AttackPictures, attack_pictures
 from veridical.report.page import render
 
-__all__ = ["render"]
+__all__ = ["AttackPictures", "attack_pictures", "render"]

@@ -19,6 +19,7 @@ LINE = "#1d5fa8"
 FLOOR = 1e-8
 TICKS = 7
 DPI = 180
+STROKES = ((LINE, "-"), ("#b3541e", "-"), (FAINT, "--"))
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,57 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Values over removed shares, with their interval."""
+
+    name: str
+    places: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Axis:
-    """How the vertical axis is drawn."""
+    """How the vertical axis is drawn, and what stands beneath the horizontal one."""
 
     label: str
     log: bool = False
     limits: tuple[float, float] | None = None
+    below: str = ""
 
 
 def curve_picture(curve: Curve, axis: Axis) -> str:
     """Return the curve as a data URI of a palette PNG (900 x 540 pixels, white background)."""
-    figure = Figure(figsize=(5.0, 3.0), dpi=DPI, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _canvas()
     _draw(axes, curve, axis)
-    _dress(axes, curve, axis)
+    _dress(axes, axis)
+    count = len(curve.layers)
+    shown = np.unique(np.linspace(0, count - 1, min(count, TICKS)).round().astype(int))
+    axes.set_xticks(shown, [_short(curve.layers[place]) for place in shown], rotation=30, ha="right")
+    axes.set_xlim(-0.5, max(count - 0.5, 0.5))
+    return _picture(figure)
+
+
+def lines_picture(lines: Sequence[Line], axis: Axis) -> str:
+    """Return up to three named lines as a data URI, the last one dashed; their intervals are shaded."""
+    figure, axes = _canvas()
+    for line, (color, style) in zip(lines, STROKES, strict=False):
+        axes.fill_between(line.places, line.low, line.high, color=color, alpha=0.12, lw=0)
+        axes.plot(line.places, line.values, style, color=color, lw=2, marker="o", ms=3.5, label=line.name)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
+    axes.set_xlabel(axis.below, fontsize=10, color=INK)
+    _dress(axes, axis)
+    return _picture(figure)
+
+
+def _canvas() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.0, 3.0), dpi=DPI, facecolor="white", layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _picture(figure: Figure) -> str:
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     picture = Image.fromarray(pixels[..., :3].copy())
@@ -70,15 +107,11 @@ def _draw(axes: Axes, curve: Curve, axis: Axis) -> None:
     axes.plot(places, values, color=LINE, lw=2, marker="o", ms=3.5 if len(places) < 30 else 2)
 
 
-def _dress(axes: Axes, curve: Curve, axis: Axis) -> None:
+def _dress(axes: Axes, axis: Axis) -> None:
     if axis.log:
         axes.set_yscale("log")
     if axis.limits is not None:
         axes.set_ylim(*axis.limits)
-    count = len(curve.layers)
-    shown = np.unique(np.linspace(0, count - 1, min(count, TICKS)).round().astype(int))
-    axes.set_xticks(shown, [_short(curve.layers[place]) for place in shown], rotation=30, ha="right")
-    axes.set_xlim(-0.5, max(count - 0.5, 0.5))
     axes.set_ylabel(axis.label, fontsize=10, color=INK)
     axes.tick_params(labelsize=9, colors=INK, length=3)
     axes.minorticks_off()

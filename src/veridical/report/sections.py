@@ -8,11 +8,13 @@ import numpy as np
 
 from veridical.records import ImageRecord, Score
 from veridical.report import pictures, words
-from veridical.report.curves import Axis, Curve, curve_picture
+from veridical.report.curves import Axis, Curve, Line, curve_picture, lines_picture
 from veridical.report.overview import Badge, Finding, anchor, finding
 from veridical.report.reader import Array, Maps, RunData
 
 RANDOMIZATION, CONVERGENCE, OTHER_CLASS = "cascading-randomization", "cosine-convergence", "random-logit"
+FLIPPING = "pixel-flipping"
+REMOVED = {"morf": "most relevant first", "lerf": "least relevant first", "random": "random order"}
 PAIR_LIMIT = 4
 UNIT = "share of the relevance in each pixel"
 
@@ -81,6 +83,7 @@ class Section:
     photographs: tuple[Strip, ...]
     randomized: Strip | None
     randomization_chart: Chart | None
+    flipping: Chart | None
     convergence: tuple[Chart, ...]
     pairs: tuple[Pair, ...]
     pairs_stored: int
@@ -114,6 +117,7 @@ def section(data: RunData, name: str) -> Section:
         photographs=tuple(_photographs(data, name, maps, signed)),
         randomized=_randomized(data, name, maps, signed),
         randomization_chart=_randomization_chart(data, name),
+        flipping=_flipping_chart(data, name),
         convergence=tuple(_convergence(data, name)),
         pairs=pairs,
         pairs_stored=stored,
@@ -206,6 +210,30 @@ def _randomization_chart(data: RunData, name: str) -> Chart | None:
     axis = Axis("median SSIM", limits=(lowest * 1.05, 1.02))
     caption = "Median similarity to the original map over all photographs, with its interval (shaded)."
     return Chart(curve_picture(curve, axis), _curve_alt("Median SSIM after each step", curve), caption)
+
+
+def _flipping_chart(data: RunData, name: str) -> Chart | None:
+    """The probability of the class over the share of removed pixels, which is stored as the layer."""
+    lines = []
+    for order, title in REMOVED.items():
+        rows = data.select(method=name, test=FLIPPING, statistic=f"median_{order}_probability")
+        rows = [row for row in rows if row.layer]
+        if rows:
+            places = [float(row.layer.rstrip("%")) for row in rows]
+            low, high = [row.ci_low for row in rows], [row.ci_high for row in rows]
+            lines.append(Line(title, places, [row.value for row in rows], low, high))
+    if not lines:
+        return None
+    axis = Axis("median probability", limits=(0, 1.02), below="removed pixels (%)")
+    caption = (
+        "Median probability of the class over all photographs as pixels are removed, with its interval "
+        "(shaded). A good map falls fast with the most relevant first and slowly with the least relevant."
+    )
+    ends = ", ".join(f"{words.number(line.values[-1])} {line.name}" for line in lines)
+    alt = (
+        f"Chart. Median probability with {words.number(lines[0].places[-1])} % of the pixels removed: {ends}."
+    )
+    return Chart(lines_picture(lines, axis), alt, caption)
 
 
 def _convergence(data: RunData, name: str) -> list[Chart]:

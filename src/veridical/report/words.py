@@ -28,6 +28,11 @@ STATISTICS = {
     "mean_cosine": "mean |cosine|",
     "one_minus_median_cosine": "1 − median |cosine|",
     "random_baseline": "|cosine| of random vectors",
+    "morf_margin": "gain over random removal, most relevant first",
+    "lerf_margin": "gain over random removal, least relevant first",
+    "morf_area": "mean probability, most relevant removed first",
+    "lerf_area": "mean probability, least relevant removed first",
+    "random_area": "mean probability, random removal",
     "pcc_to_target": "correlation with the target map",
     "pcc_to_original": "correlation with the original map",
     "ssim_to_target": "SSIM to the target map",
@@ -96,6 +101,24 @@ TESTS = {
         paper=(
             "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018; protocol of Sixt et al., ICML "
             "2020"
+        ),
+    ),
+    "pixel-flipping": TestText(
+        title="Pixel flipping",
+        question="Does the network need the pixels that the map calls relevant?",
+        what=(
+            "Pixels are set to the zero of the network's input (the mean color where the input is "
+            "normalized), the most relevant first, and the probability of the class is read after every "
+            "step. The same is done with the least relevant first, and in random orders."
+        ),
+        reading=(
+            "If the map is right, the class goes faster than in random order when the most relevant pixels "
+            "go first. A picture with holes is unlike what the network has learned from, so this is advice, "
+            "not proof."
+        ),
+        paper=(
+            "Samek et al., Evaluating the Visualization of What a Deep Neural Network Has Learned, 2017; "
+            "Dombrowski et al., NeurIPS 2019, figure 7"
         ),
     ),
     "cosine-convergence": TestText(
