@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """`numerator / denominator`, and 0 where the denominator is 0 or of no precision; differentiable there too.
+    """`numerator / denominator`, and 0 where the denominator is 0 or imprecise; differentiable there too.
 
     A sum below the smallest normal number over the machine epsilon (1e-31 in single precision) is made of
     parts that are rounded away: what softplus leaves of a dead unit. Its quotient would overflow.

@@ -9,6 +9,7 @@ from fitted import ready
 from networks import NETWORKS, Residual, Sequential, Shared, images, seeded
 from veridical.attributions import method, methods, rule_coverage
 from veridical.rules import UnsupportedOperation, class_start, propagate, record
+from veridical.smoothing import beta_smooth
 
 RULED = [name for name in methods() if getattr(method(name), "rules", None) is not None]
 
@@ -312,3 +313,29 @@ def test_other_dimensions_and_uneven_same_padding(module: nn.Module) -> None:
     x = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     relevance = method("lrp-z")(Reshaped().eval(), x, 5)
     torch.testing.assert_close(relevance, method("gradient-x-input")(Reshaped().eval(), x, 5))
+
+
+class AlmostDead(nn.Module):
+    """Units far below zero: softplus leaves numbers near the smallest of single precision of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():
+            self.first.weight.abs_().mul_(0.1)
+            self.first.bias.fill_(-0.9)
+            self.second.bias.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean([2, 3]))
+
+
+def test_denominators_without_precision_hand_on_nothing() -> None:
+    """Their quotient overflowed: NaN on a ResNet-20 with softplus of beta 30 to 300."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AlmostDead().eval()
+    x = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for beta in (50.0, 90.0, 100.0, 110.0, 300.0):
+        assert bool(beta_smooth(method("lrp-zplus"), beta)(model, x, 1).isfinite().all())

@@ -1,1 +1,1 @@
-"""The command line: `veridical audit`, `explain`, `attack`, `gate`, `report`, `methods`, `tests`, `models`."""
+"""The command line: `veridical audit`, `explain`, `attack`, `gate`, `report`, `methods`, `tests` and more."""
