@@ -28,17 +28,8 @@ def measure(rounds: int = 3) -> list[timing.Claim]:
             found = timing.race(runs, rounds=rounds)
             peers = {key: value for key, value in found.items() if key not in ("forward", "veridical")}
             fastest = min(peers, key=peers.__getitem__)
-            claims.append(_claim(subject, found, fastest))
+            claims.append(timing.compared(subject, found, of="veridical", to=fastest, target=TARGET))
     return claims
-
-
-def _claim(subject: str, seconds: dict[str, float], fastest: str) -> timing.Claim:
-    passes = {key: round(value / seconds["forward"], 3) for key, value in seconds.items()}
-    ratio = round(seconds["veridical"] / seconds[fastest], 3)
-    rounded = {key: round(value, 5) for key, value in seconds.items()}
-    found = timing.Claim(subject, f"veridical / {fastest} (fastest peer)", ratio, TARGET, passes, rounded)
-    timing.show(found)
-    return found
 
 
 def _integrated(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:

@@ -3,12 +3,22 @@
 import argparse
 import os
 import warnings
+from collections.abc import Callable
 
 import torch
 
-from benchmarks import averages, gradient, manipulation, timing, zplus
+from benchmarks import averages, gradient, manipulation, memory, methods, targets, timing, zplus
 
-CLAIMS = {"gradient": gradient, "zplus": zplus, "averages": averages, "manipulation": manipulation}
+CLAIMS: dict[str, Callable[..., list[timing.Claim]]] = {
+    "gradient": gradient.measure,
+    "zplus": zplus.measure,
+    "averages": averages.measure,
+    "manipulation": manipulation.measure,
+    "targets": targets.measure,
+    "memory": memory.measure,
+    "methods-vgg16": methods.on_vgg,
+    "methods-resnet50": methods.on_resnet,
+}
 
 
 def main() -> int:
@@ -29,7 +39,7 @@ def main() -> int:
     print(f"{torch.get_num_threads()} threads")
     missed = 0
     for name in options.claims or CLAIMS:
-        claims = CLAIMS[name].measure(**({"rounds": options.rounds} if options.rounds else {}))
+        claims = CLAIMS[name](**({"rounds": options.rounds} if options.rounds else {}))
         timing.store(name, claims)
         missed += sum(claim.kept is False for claim in claims)
     return 1 if options.strict and missed else 0

@@ -25,6 +25,7 @@ class Claim:
         ratio: of the first rival's time to that of the second, or to the forward pass.
         target: the bound; None where there is none.
         forward_passes: each rival's time as a multiple of one forward pass of the same batch.
+        notes: what else is known of a rival: why it cannot run, how far its result is from ours.
     """
 
     subject: str
@@ -33,23 +34,30 @@ class Claim:
     target: float | None
     forward_passes: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kept(self) -> bool | None:
         return None if self.target is None else self.ratio <= self.target
 
 
-def race(runs: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, float]:
-    """Fastest wall-clock seconds of each, interleaved so that a busy moment meets all of them."""
+def race(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Fastest seconds of each by a clock, interleaved so that a busy moment meets all of them."""
     for _ in range(warmup):
         for run in runs.values():
             run()
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(rounds):
         for name, run in runs.items():
-            begin = time.perf_counter()
+            begin = clock()
             run()
-            best[name] = min(best[name], time.perf_counter() - begin)
+            best[name] = min(best[name], clock() - begin)
     return best
 
 
@@ -63,12 +71,23 @@ def claim(
     rounds: int,
 ) -> Claim:
     """Race `runs`, one of which must be "forward", and compare `of` with `to`."""
-    seconds = race(runs, rounds=rounds)
+    return compared(subject, race(runs, rounds=rounds), of=of, to=to, target=target)
+
+
+def compared(
+    subject: str,
+    seconds: Mapping[str, float],
+    *,
+    of: str,
+    to: str,
+    target: float | None,
+    notes: Mapping[str, str] | None = None,
+) -> Claim:
+    """Compare `of` with `to` where the seconds of all, one of them "forward", are known; print the claim."""
     passes = {name: round(value / seconds["forward"], 3) for name, value in seconds.items()}
     ratio = round(seconds[of] / seconds[to], 3)
-    found = Claim(
-        subject, f"{of} / {to}", ratio, target, passes, {k: round(v, 5) for k, v in seconds.items()}
-    )
+    rounded = {name: round(value, 5) for name, value in seconds.items()}
+    found = Claim(subject, f"{of} / {to}", ratio, target, passes, rounded, notes or {})
     show(found)
     return found
 
@@ -81,6 +100,8 @@ def show(found: Claim) -> None:
         print(
             f"  {name:<28} {multiple:8.2f} forward passes {1000 * found.seconds[name]:10.1f} ms", flush=True
         )
+    for name, note in found.notes.items():
+        print(f"  {name:<28} {note}", flush=True)
 
 
 def store(name: str, claims: list[Claim]) -> Path:
