@@ -180,7 +180,7 @@ class DeepLiftRescale(_DeepLift):
         rules = single_rules(pairs, exchange if self.max_pool == "exchange" else lambda _: gradient)
         return RuleSet(
             self.name, affine_gradient, rules, self._changed(), fold_batch_norm=self.fold_batch_norm,
-            overrides=self.overrides, read=read,
+            overrides=self.overrides, lean=True, read=read,
         )  # fmt: skip
 
 
@@ -304,5 +304,5 @@ class DeepLiftAblation(_DeepLift):
         return RuleSet(
             self.name, (affine_decoupled if text else affine_ablation)(pairs), rules,
             self._changed() | _AFFINE, fold_batch_norm=self.fold_batch_norm, overrides=self.overrides,
-            lift=doubled if text else None, read=read,
+            lean=True, lift=doubled if text else None, read=read,
         )  # fmt: skip

@@ -37,7 +37,7 @@ def affine_z(at: Application, relevance: Tensor) -> Tensor:
     def shares(r: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return x * at.affine.adjoint(safe_divide(r, y), at.affine.weight)
 
-    return _some_images_at_a_time(shares, relevance, at.x, at.y)
+    return some_images_at_a_time(shares, relevance, at.x, at.y)
 
 
 def affine_epsilon(epsilon: float) -> AffineRule:
@@ -48,7 +48,7 @@ def affine_epsilon(epsilon: float) -> AffineRule:
             stabilized = y + torch.where(y >= 0, epsilon, -epsilon)
             return x * at.affine.adjoint(r / stabilized, at.affine.weight)
 
-        return _some_images_at_a_time(shares, relevance, at.x, at.y)
+        return some_images_at_a_time(shares, relevance, at.x, at.y)
 
     rule.__doc__ = f"R_in = x W^T (R / (y + {epsilon:g} sign(y))), sign(0) = 1."
     return rule
@@ -66,7 +66,7 @@ def affine_alpha_beta(alpha: float, beta: float, bias: Bias) -> AffineRule:
         return activated - beta * _share(affine, x, r, -1, bias) if beta else activated
 
     def rule(at: Application, relevance: Tensor) -> Tensor:
-        return _some_images_at_a_time(partial(shares, at.affine), relevance, at.x)
+        return some_images_at_a_time(partial(shares, at.affine), relevance, at.x)
 
     offset = {"none": "", "signed": " + b+", "whole": " + b"}[bias]
     text = f"{alpha:g} x positive share - {beta:g} x negative share" if beta else "positive share"
@@ -84,10 +84,10 @@ def affine_contrast(at: Application, relevance: Tensor) -> Tensor:
         positive, negative = (_share(at.affine, x, r, sign, "none") for sign in (1, -1))
         return positive - negative
 
-    return _some_images_at_a_time(shares, relevance, at.x)
+    return some_images_at_a_time(shares, relevance, at.x)
 
 
-def _some_images_at_a_time(shares: Callable[..., Tensor], relevance: Tensor, x: Tensor, *y: Tensor) -> Tensor:
+def some_images_at_a_time(shares: Callable[..., Tensor], relevance: Tensor, x: Tensor, *y: Tensor) -> Tensor:
     """`shares(relevance, x, *y)`, by parts of a large batch: what lies between then needs less memory.
 
     Where the result will be differentiated, it is needed all the same.

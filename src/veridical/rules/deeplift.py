@@ -6,14 +6,14 @@ contribution = m (x - x0). Every rule needs the same operation in the pass of th
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.rules.catalog import gradient
+from veridical.rules.catalog import gradient, some_images_at_a_time
 from veridical.rules.deeplift_norm import normalized, softmax
 from veridical.rules.deeplift_pairs import Pairing
 from veridical.rules.operations import Operation, multiplies
@@ -32,23 +32,23 @@ def rescale(pairs: Pairing) -> Rule:
 
     def rule(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """m_in = m (y - y0) / (x - x0), with f'(x0) in its place where |x - x0| is below 1e-7 (Rescale)."""
-        there = pairs.reference(operation)
-        dx, dy = operation.inputs[0] - there.inputs[0], operation.output - there.output
-        near = dx.abs() <= NEAR * magnitude(operation, there)
-        slope = dy / dx.masked_fill(near, 1.0)
-        if bool(near.any()):
-            local = there.adjoint([torch.ones_like(there.output)[None]])[0][0]
-            slope = torch.where(near, local, slope)
-        return (relevance[0] * slope,)
+        there, x = pairs.reference(operation), operation.values[0]
+        local = there.adjoint([torch.ones_like(there.output)[None]])[0][0]
+        fixed = (value.expand_as(x) for value in (there.inputs[0], there.output, local))
+        return (some_images_at_a_time(_chord, relevance[0], x, operation.output, *fixed),)
 
     return rule
 
 
-def magnitude(operation: Operation, there: Operation) -> Tensor:
-    """How large an activation's input and output are at either end, at most 1; a constant for derivatives."""
-    ends = (operation.inputs[0], there.inputs[0], operation.output, there.output)
-    largest = torch.stack(torch.broadcast_tensors(*(end.detach().abs() for end in ends))).amax(0)
-    return largest.clamp(max=1)
+def _chord(m: Tensor, x: Tensor, y: Tensor, x0: Tensor, y0: Tensor, local: Tensor) -> Tensor:  # noqa: PLR0913
+    dx = x - x0
+    near = dx.abs() <= NEAR * magnitude(x, x0, y, y0)
+    return m * torch.where(near, local, (y - y0) / dx.masked_fill(near, 1.0))
+
+
+def magnitude(*values: Tensor) -> Tensor:
+    """The largest of the absolute values at each place, at most 1; a constant for derivatives."""
+    return reduce(torch.maximum, (value.detach().abs() for value in values)).clamp(max=1)
 
 
 def exchange(pairs: Pairing) -> Rule:
@@ -64,15 +64,16 @@ def exchange(pairs: Pairing) -> Rule:
 
     def rule(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """m_in = contribution / (x - x0): to the image's winner if y rose, to the reference's if it fell."""
-        there, m = pairs.reference(operation), relevance[0]
-        dx, dy = operation.inputs[0] - there.inputs[0], operation.output - there.output
+        there, m, x = pairs.reference(operation), relevance[0], operation.values[0]
+        dy = operation.output - there.output
         elsewhere = (dy < 0) & (_at_winners(operation, there.inputs[0]) != there.output)
         contribution = operation.adjoint([m * dy.masked_fill(elsewhere, 0.0)])[0]
         if bool(elsewhere.any()):
             contribution = contribution + pairs.adjoint(operation, m * dy.masked_fill(~elsewhere, 0.0))
-        result = safe_divide(contribution, dx)
+        x0 = there.inputs[0].expand_as(x)
+        result = some_images_at_a_time(lambda c, x, x0: safe_divide(c, x - x0), contribution, x, x0)
         if bool((dy == 0).any()):
-            result = result + operation.adjoint([m * (dy == 0)])[0] * (dx == 0)
+            result = result + operation.adjoint([m * (dy == 0)])[0] * (x == x0)
         return (result,)
 
     return rule

@@ -17,7 +17,7 @@ class Pairing:
     Attributes:
         operations: name to the operation in the pass of the reference.
         tensors: id of a tensor of the recorded pass to its reference (N, ...), or (1, ...) for all images.
-        producers: id of a tensor of the recorded pass to the operation that made it.
+        producers: id of a tensor of the recorded pass to the operation that made it; empty for a lean pass.
     """
 
     operations: dict[str, Operation] = field(default_factory=dict)
@@ -71,7 +71,9 @@ def pair(trace: Trace, images: Tensor) -> Pairing:
     tensors, producers = {id(trace.inputs): there.inputs}, {}
     for operation, twin in zip(trace.operations, there.operations, strict=True):
         for tensor, other_tensor in zip(operation.outputs, twin.outputs, strict=True):
-            tensors[id(tensor)], producers[id(tensor)] = other_tensor, operation
+            tensors[id(tensor)] = other_tensor
+            if not trace.lean:
+                producers[id(tensor)] = operation
     return Pairing({twin.name: twin for twin in there.operations}, tensors, producers)
 
 

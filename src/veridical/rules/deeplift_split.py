@@ -142,7 +142,8 @@ def reveal_cancel(parts: Parts) -> Rule:
         """m+_in = m+ dy+/C+, m-_in = m- dy-/C-, dy+ the mean effect of C+ before and after C-."""
         above, below = relevance[0].chunk(2)
         up, down, risen, fallen = parts.revealed(operation)
-        near = NEAR * magnitude(operation, parts.pairs.reference(operation))
+        there = parts.pairs.reference(operation)
+        near = NEAR * magnitude(operation.inputs[0], there.inputs[0], operation.output, there.output)
         slopes = safe_divide(risen, _off_zero(up, near)), safe_divide(fallen, _off_zero(down, near))
         return (torch.cat([above * slopes[0], below * slopes[1]]),)
 

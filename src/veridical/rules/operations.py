@@ -77,6 +77,13 @@ def kind_of(base: str, active: int, *, first: bool = True) -> str:
 RECOMPUTED = frozenset({"convolution", "linear", "batch_norm", "sum"})
 """Kinds whose result a lean trace does not keep where the model overwrites it."""
 
+OVERWRITING = frozenset(
+    (
+        "relu relu6 hardtanh leaky_relu elu celu selu silu mish hardswish hardsigmoid sigmoid tanh add sub"
+    ).split()
+)
+"""Functions whose in-place form a lean trace runs in place: autograd saves what their derivative needs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Operation:

@@ -114,11 +114,7 @@ def propagate(
         UnsupportedOperation: if the method has no rule for an operation, or modifies none.
         ValueError: if `at`, `until` or a kept name is unknown, or `start` has another shape.
     """
-    if trace.lean and not trace.operations:
-        raise ValueError(
-            "expected a trace that can still be used, got a lean one that was propagated before; "
-            "record again, or without lean=True"
-        )
+    _check_lean(trace, rules, keep)
     check_rules(trace, rules)
     origin = trace.logits if at is None else trace.operation(at).output
     if start.shape[1:] != origin.shape:
@@ -133,6 +129,19 @@ def propagate(
     with torch.set_grad_enabled(trace.differentiable):
         complete = rules.bind(trace) if rules.bind is not None else rules
         return _Sweep(trace, complete, wanted).run(key, start, until)
+
+
+def _check_lean(trace: Trace, rules: RuleSet, keep: Collection[str]) -> None:
+    if trace.lean and not trace.operations:
+        raise ValueError(
+            "expected a trace that can still be used, got a lean one that was propagated before; "
+            "record again, or without lean=True"
+        )
+    if trace.lean and (not rules.lean or (keep and rules.read is not None)):
+        raise ValueError(
+            f"expected rules that need no kept value, got those of {rules.name}"
+            f"{' with layers to keep' if keep else ''}; record without lean=True"
+        )
 
 
 def folded_pairs(trace: Trace) -> dict[int, Operation]:

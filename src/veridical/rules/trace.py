@@ -25,7 +25,7 @@ from veridical.checks import (
     find_logits,
 )
 from veridical.rules.decompose import decomposed
-from veridical.rules.operations import GATES, RECOMPUTED, Operation, kind_of, rebuilt, swapped
+from veridical.rules.operations import GATES, OVERWRITING, RECOMPUTED, Operation, kind_of, rebuilt, swapped
 
 
 @dataclass(eq=False)
@@ -118,8 +118,7 @@ class _Recorder(TorchFunctionMode):
         self._uses: dict[str, int] = {}
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
         self._stale: set[int] = set()
-        self._overwritten: list[Tensor] = []
-        self._lost: set[int] = set()  # their ids, which the operations share
+        self._lost: set[int] = set()
         self._constants: dict[int, Tensor] = {}  # kept alive, as `active` is
 
     def __torch_function__(
@@ -143,30 +142,22 @@ class _Recorder(TorchFunctionMode):
         inplace = _inplace_form(func, base, args, kwargs)
         if inplace is None:
             return self._note(func, base, args, kwargs, sources)
-        function, base, args, kwargs = inplace
+        function, base, args, kwargs, overwrite = inplace
         changed = args[0] if args else kwargs["input"]
         if changed is self._image:
             raise ValueError(edits_input(f"{base}, called from {self._caller()[0] or 'the model itself'},"))
+        if self._lean and self._dispensable(changed, base):
+            result = self._note(function, base, args, kwargs, sources, overwrite)
+            self._lost.update(id(tensor) for tensor in (changed, self.operations[-1].inputs[0]))
+            self._replaced[id(changed)] = (changed, result)
+            return result
         result = self._note(function, base, args, kwargs, sources)
         if result is changed:  # dropout in evaluation mode returns its input
             return result
         self._replaced[id(changed)] = (changed, result)
-        if _place(changed) == _place(result):  # unsqueeze_ and its like: another shape, the same numbers
-            return result
-        if self._lean and self._dispensable(changed, result):
-            self._overwrite(changed, result)
-        else:
+        if _place(changed) != _place(result):  # else unsqueeze_ and its like: another shape, the same numbers
             self._stale.add(_place(changed))
         return result
-
-    def _overwrite(self, changed: Tensor, result: Tensor) -> None:
-        """Let a changed tensor and its aliases show the new value, as in eager mode; the old memory goes."""
-        place = _place(changed)
-        self._overwritten += [changed, *self.operations[-1].inputs]
-        for tensor in self._overwritten:
-            if _place(tensor) == place:
-                self._lost.add(id(tensor))
-                tensor.data = result.detach().reshape(tensor.shape).to(tensor.dtype)
 
     def hand_back(self) -> None:
         """Let the tensors that the model overwrote show their last value: the user's hooks may hold them."""
@@ -179,15 +170,12 @@ class _Recorder(TorchFunctionMode):
             tensor = self._replaced[id(tensor)][1]
         return tensor
 
-    def _dispensable(self, changed: Tensor, result: Tensor) -> bool:
-        """Whether a value that the model overwrites is needed by nothing else and can be computed again."""
+    def _dispensable(self, changed: Tensor, base: str) -> bool:
+        """Whether a value about to be overwritten is read by nothing else and can be computed again."""
         maker = self._makers.get(id(changed))
-        if maker is None or maker.kind not in RECOMPUTED or self._consumers[id(changed)] > 1:
+        if maker is None or maker.kind not in RECOMPUTED or base not in OVERWRITING:
             return False
-        place = _place(changed)
-        nodes = [node for node in (changed.grad_fn, result.grad_fn) if node is not None]
-        saved = [getattr(node, name) for node in nodes for name in dir(node) if name.startswith("_saved_")]
-        return all(_place(value) != place for value in saved if isinstance(value, Tensor))
+        return self._consumers.get(id(changed), 0) == 0
 
     def resolve(self, value: Any) -> Any:
         """Replace tensors that were changed in place by their new value, at any depth."""
@@ -239,9 +227,16 @@ class _Recorder(TorchFunctionMode):
             nodes.extend(following for following, _ in node.next_functions)
         self._constants[id(tensor)] = tensor
 
-    def _note(
-        self, func: Callable[..., Any], base: str, args: Any, kwargs: dict[str, Any], found: list[Tensor]
+    def _note(  # noqa: PLR0913 - a call, its name and how to run it
+        self,
+        func: Callable[..., Any],
+        base: str,
+        args: Any,
+        kwargs: dict[str, Any],
+        found: list[Tensor],
+        run: Callable[..., Any] | None = None,
     ) -> Any:
+        """Run the call, or `run` which does the same in place, and note it."""
         sources = tuple({id(tensor): tensor for tensor in found}.values())
         inputs = sources
         if len(sources) > 1:
@@ -249,7 +244,7 @@ class _Recorder(TorchFunctionMode):
             aliases = {id(tensor): tensor.view_as(tensor) for tensor in sources}
             args, kwargs = swapped(args, aliases), swapped(kwargs, aliases)
             inputs = tuple(aliases.values())
-        result = func(*args, **kwargs)
+        result = (run or func)(*args, **kwargs)
         outputs = [
             t for t in (result if isinstance(result, list | tuple) else [result]) if isinstance(t, Tensor)
         ]
@@ -333,8 +328,13 @@ def _signature(func: Callable[..., Any]) -> inspect.Signature | None:
 
 def _inplace_form(
     func: Callable[..., Any], base: str, args: Any, kwargs: dict[str, Any]
-) -> tuple[Callable[..., Any], str, Any, dict[str, Any]] | None:
-    """The out-of-place function, its name and arguments if this call edits its first argument, else None."""
+) -> tuple[Callable[..., Any], str, Any, dict[str, Any], Callable[..., Any]] | None:
+    """What replaces a call that edits its first argument; None where it does not.
+
+    Returns:
+        The out-of-place function, its name and arguments, and a function of the same arguments that
+        overwrites the memory of the first.
+    """
     signature = _signature(func)
     if signature is not None:
         bound = signature.bind(*args, **kwargs)
@@ -342,7 +342,11 @@ def _inplace_form(
             return None
         values = dict(bound.arguments) | {"inplace": False}
         first = next(iter(signature.parameters))
-        return func, base, (values.pop(first),), values
+
+        def overwrite(item: Tensor, **options: Any) -> Any:
+            return func(_same_memory(item), **(options | {"inplace": True}))
+
+        return func, base, (values.pop(first),), values, overwrite
     if base == "requires_grad_":
         return None
     if base == "__setitem__" or kwargs.get("out") is not None:
@@ -359,4 +363,14 @@ def _inplace_form(
         raise ValueError(
             f"expected an operation with an out-of-place form, got {base}; use one that returns its result"
         )
-    return function, plain.strip("_") if dunder else plain, args, kwargs
+
+    def overwritten(item: Tensor, *others: Any, **options: Any) -> Any:
+        return func(_same_memory(item), *others, **options)
+
+    return function, plain.strip("_") if dunder else plain, args, kwargs, overwritten
+
+
+def _same_memory(tensor: Tensor) -> Tensor:
+    """A tensor with the same memory that follows from `tensor` in the graph, but is no view of it."""
+    alias: Tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
+    return alias
