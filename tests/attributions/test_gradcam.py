@@ -147,7 +147,7 @@ def counting(visited: list[str]) -> RuleSet:
         visited.append(at.name)
         return affine_gradient(at, relevance)
 
-    return RuleSet("counting", affine, {}, frozenset(), otherwise=rule, fold_batch_norm=False)
+    return RuleSet("counting", affine, {}, frozenset(), otherwise=rule, fold_batch_norm=False, lean=True)
 
 
 def test_propagation_stops_where_it_is_told_to() -> None:
