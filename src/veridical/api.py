@@ -112,8 +112,8 @@ def manipulate(
         target: the explained class; None for the predicted one.
         preset: one of `veridical.attacks.PRESETS`; its rates are converted where `bounds` are given.
         settings: fields of `veridical.attacks.ManipulationSettings` that replace the preset's (steps, lr in
-            the preset's unit, factors, bounds, ...), and `callback`, called with the steps done and the loss
-            of each pair.
+            units of the input unless `lr_unit` says else, factors, bounds, ...), and `callback`, called
+            with the steps done and the loss of each pair.
 
     Returns:
         The manipulated images and everything measured on the unmodified network.
@@ -123,6 +123,8 @@ def manipulate(
         ValueError: where there is no such preset or a value does not fit; see `veridical.attacks.manipulate`.
     """
     callback = settings.pop("callback", None)
+    if "lr" in settings:
+        settings.setdefault("lr_unit", "input")
     chosen = attacks.preset(preset, settings.get("bounds"))
     return attacks.manipulate(
         model,

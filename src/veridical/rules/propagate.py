@@ -128,7 +128,27 @@ def propagate(
         trace.operation(name)
     with torch.set_grad_enabled(trace.differentiable):
         complete = rules.bind(trace) if rules.bind is not None else rules
-        return _Sweep(trace, complete, wanted).run(key, start, until)
+        size = _vectors_at_once(trace, start)
+        return _joined([_Sweep(trace, complete, wanted).run(key, part, until) for part in start.split(size)])
+
+
+_MANY = 2**22
+"""Values that one relevance has at most where several starting vectors go down together."""
+
+
+def _vectors_at_once(trace: Trace, start: Tensor) -> int:
+    """Small activations are cheaper together, large ones one by one: memory is slower than arithmetic."""
+    if trace.lean:
+        return max(1, len(start))
+    largest = max((operation.output.numel() for operation in trace.operations), default=1)
+    return max(1, min(len(start), _MANY // max(1, largest)))
+
+
+def _joined(parts: list[Propagation]) -> Propagation:
+    if len(parts) == 1:
+        return parts[0]
+    layers = {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers}
+    return Propagation(torch.cat([part.inputs for part in parts]), layers)
 
 
 def _check_lean(trace: Trace, rules: RuleSet, keep: Collection[str]) -> None:
