@@ -6,7 +6,7 @@ contribution = m (x - x0). Every rule needs the same operation in the pass of th
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def rescale(pairs: Pairing) -> Rule:
         """m_in = m (y - y0) / (x - x0), with f'(x0) in its place where |x - x0| is below 1e-7 (Rescale)."""
         there, x = pairs.reference(operation), operation.values[0]
         local = there.adjoint([torch.ones_like(there.output)[None]])[0][0]
-        fixed = (value.expand_as(x) for value in (there.inputs[0], there.output, local))
+        fixed = (value.expand_as(x) for value in (there.values[0], there.output, local))
         return (some_images_at_a_time(_chord, relevance[0], x, operation.output, *fixed),)
 
     return rule
@@ -64,28 +64,51 @@ def exchange(pairs: Pairing) -> Rule:
 
     def rule(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """m_in = contribution / (x - x0): to the image's winner if y rose, to the reference's if it fell."""
-        there, m, x = pairs.reference(operation), relevance[0], operation.values[0]
-        dy = operation.output - there.output
-        elsewhere = (dy < 0) & (_at_winners(operation, there.inputs[0]) != there.output)
-        contribution = operation.adjoint([m * dy.masked_fill(elsewhere, 0.0)])[0]
-        if bool(elsewhere.any()):
-            contribution = contribution + pairs.adjoint(operation, m * dy.masked_fill(~elsewhere, 0.0))
-        x0 = there.inputs[0].expand_as(x)
-        result = some_images_at_a_time(lambda c, x, x0: safe_divide(c, x - x0), contribution, x, x0)
-        if bool((dy == 0).any()):
-            result = result + operation.adjoint([m * (dy == 0)])[0] * (x == x0)
-        return (result,)
+        x = operation.values[0]
+        x0 = pairs.reference(operation).values[0].expand_as(x)
+        return (some_images_at_a_time(partial(_exchanged, operation), relevance[0], x, x0),)
 
     return rule
 
 
-def _at_winners(operation: Operation, values: Tensor) -> Tensor:
-    """What other values of the input of a max pooling are where its own input is largest."""
-    with torch.enable_grad():
-        probe = torch.zeros_like(operation.output)[None].requires_grad_()
-        spread = operation.adjoint([probe])[0]
-        (found,) = torch.autograd.grad(spread, probe, values.detach().expand_as(spread[0])[None])
-    return found[0].detach()
+def _exchanged(operation: Operation, m: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+    """Multipliers of the input of a max pooling, from those of its output, for some of the images."""
+    here, there = _Pooling(operation, x), _Pooling(operation, x0)
+    dy = here.output - there.output
+    elsewhere = (dy < 0) & (here.at_winners(x0) != there.output)
+    contribution = here.adjoint(m * dy.masked_fill(elsewhere, 0.0))
+    if bool(elsewhere.any()):
+        contribution = contribution + there.adjoint(m * dy.masked_fill(~elsewhere, 0.0))
+    result = safe_divide(contribution, x - x0)
+    if bool((dy == 0).any()):
+        result = result + here.adjoint(m * (dy == 0)) * (x == x0)
+    return result
+
+
+class _Pooling:
+    """A max pooling of other values, with its derivative."""
+
+    def __init__(self, operation: Operation, x: Tensor) -> None:
+        with torch.enable_grad():
+            self.input = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            self.result = operation.replay(self.input)
+        self.output = self.result if torch.is_grad_enabled() else self.result.detach()
+
+    def adjoint(self, m: Tensor) -> Tensor:
+        """The vector-Jacobian product (S, N, ...) for cotangents (S, N, ...)."""
+        several = len(m) > 1
+        (found,) = torch.autograd.grad(
+            self.result, self.input, m if several else m[0],
+            retain_graph=True, create_graph=torch.is_grad_enabled(), is_grads_batched=several,
+        )  # fmt: skip
+        return found if several else found[None]
+
+    def at_winners(self, values: Tensor) -> Tensor:
+        """What other values of the input are where this one is largest."""
+        with torch.enable_grad():
+            probe = torch.zeros_like(self.result)[None].requires_grad_()
+            (found,) = torch.autograd.grad(self.adjoint(probe), probe, values.detach()[None])
+        return found[0].detach()
 
 
 def along_path(pairs: Pairing, nodes: int) -> Rule:

@@ -34,16 +34,7 @@ class Pairing:
 
     def before(self, at: Application) -> Tensor:
         """The input of an affine map minus its reference."""
-        return at.x - self.operations[at.name].inputs[0]
-
-    def adjoint(self, operation: Operation, cotangent: Tensor) -> Tensor:
-        """The vector-Jacobian product (S, N, ...) of an operation with one input, taken at the reference."""
-        there = self.reference(operation)
-        if there.output.shape == operation.output.shape:
-            return there.adjoint([cotangent])[0]
-        alone = there.adjoint([cotangent.flatten(0, 1)[:, None]])[0]  # one reference for all images
-        shared: Tensor = alone[:, 0].unflatten(0, cotangent.shape[:2])
-        return shared
+        return at.x - self.operations[at.name].values[0]
 
 
 def pair(trace: Trace, images: Tensor) -> Pairing:
@@ -56,9 +47,9 @@ def pair(trace: Trace, images: Tensor) -> Pairing:
     Raises:
         ValueError: if the model performs other operations on the reference than on the images.
     """
-    there = record(trace.model, images)
+    there = record(trace.model, images, lean=trace.lean)
     if not _matches(trace, there) and len(images) < len(trace.inputs):
-        there = record(trace.model, images.expand(trace.inputs.shape).contiguous())
+        there = record(trace.model, images.expand(trace.inputs.shape).contiguous(), lean=trace.lean)
     if not _matches(trace, there):
         other = next(
             (a for a, b in zip(trace.names, there.names, strict=False) if a != b),
