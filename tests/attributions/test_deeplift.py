@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks import NETWORKS, Sequential, images, seeded
+from networks import NETWORKS, Residual, Sequential, images, seeded
 from veridical.attributions import CONVENTIONS, method
 from veridical.faithfulness import cosine_convergence
 from veridical.values import FixedTensor
@@ -320,3 +320,21 @@ def test_convergence_reads_the_contributions_of_each_layer(name: str) -> None:
     first = cosine_convergence(model, x[:1], method(name), start="features.3", vectors=3)
     middle = (alone.mean[0] + first.mean[0]) / 2
     assert abs(result.mean[0] - middle) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["deeplift-rescale", "deeplift-reveal-cancel", "deeplift-ablation"])
+def test_a_large_batch_goes_through_in_parts(name: str) -> None:
+    model, x, target = seeded(Residual), images(5), torch.tensor([0, 1, 2, 3, 1])
+    explainer, sizes = method(name), []
+    handle = model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    together, logits = explainer.with_logits(model, x, target)
+    handle.remove()
+    assert sizes == [2, 1, 2, 1, 1, 1]  # each part, and the reference of all its images
+    alone = torch.cat([explainer(model, x[i : i + 1], target[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(logits, model(x))
+    torch.testing.assert_close(explainer(model, x, 2)[4:], explainer(model, x[4:], 2))
+    of_each = method(name, reference=images(5, seed=7))
+    assert of_each(model, x, target).shape == x.shape
+    with pytest.raises(ValueError, match=r"targets of shape \(5,\), got \(4,\)"):
+        explainer(model, x, target[:4])

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +26,9 @@ Reference = Literal["zeros", "blur"] | FixedTensor
 
 _CHANGED = frozenset({"activation", "normalization", "softmax", "product", "matmul"})
 _AFFINE = frozenset({"convolution", "linear", "batch_norm"})
+
+_TOGETHER = 2
+"""Images in one pass where nothing is differentiated: two passes are kept, and this bounds their memory."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,18 @@ class _DeepLift(RuleBased):
 
     def with_logits(self, model: nn.Module, inputs: Tensor, target: Target = None) -> tuple[Tensor, Tensor]:
         """The contributions and the logits (N, K); the reference's shape is checked before any work."""
-        if isinstance(self.reference, FixedTensor):
-            check_inputs(inputs)
-            self.reference_for(inputs)
-        return super().with_logits(model, inputs, target)
+        check_inputs(inputs)
+        of_each = len(self.reference_for(inputs)) > 1 and isinstance(self.reference, FixedTensor)
+        wrong = isinstance(target, Tensor) and target.shape != inputs.shape[:1]  # refused below
+        if inputs.requires_grad or len(inputs) <= _TOGETHER or of_each or wrong:
+            return super().with_logits(model, inputs, target)
+        rows = target.split(_TOGETHER) if isinstance(target, Tensor) else repeat(target)
+        parts = [
+            super(_DeepLift, self).with_logits(model, part, row)
+            for part, row in zip(inputs.split(_TOGETHER), rows, strict=False)
+        ]
+        relevance, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+        return relevance, logits
 
     @property
     def rules(self) -> RuleSet:
