@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,6 @@ Reference = Literal["zeros", "blur"] | FixedTensor
 _CHANGED = frozenset({"activation", "normalization", "softmax", "product", "matmul"})
 _AFFINE = frozenset({"convolution", "linear", "batch_norm"})
 
-_TOGETHER = 2
-"""Images in one pass where nothing is differentiated: two passes are kept, and this bounds their memory."""
-
 
 @dataclass(frozen=True)
 class _DeepLift(RuleBased):
@@ -40,6 +37,9 @@ class _DeepLift(RuleBased):
     max_pool: MaxPool = "exchange"
     fold_batch_norm: bool = True
     overrides: Overrides = ()
+
+    # Images in one pass where nothing is differentiated: two passes are kept, and this bounds their memory.
+    _together: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -93,12 +93,12 @@ class _DeepLift(RuleBased):
         check_inputs(inputs)
         of_each = len(self.reference_for(inputs)) > 1 and isinstance(self.reference, FixedTensor)
         wrong = isinstance(target, Tensor) and target.shape != inputs.shape[:1]  # refused below
-        if inputs.requires_grad or len(inputs) <= _TOGETHER or of_each or wrong:
+        if inputs.requires_grad or len(inputs) <= self._together or of_each or wrong:
             return super().with_logits(model, inputs, target)
-        rows = target.split(_TOGETHER) if isinstance(target, Tensor) else repeat(target)
+        rows = target.split(self._together) if isinstance(target, Tensor) else repeat(target)
         parts = [
             super(_DeepLift, self).with_logits(model, part, row)
-            for part, row in zip(inputs.split(_TOGETHER), rows, strict=False)
+            for part, row in zip(inputs.split(self._together), rows, strict=False)
         ]
         relevance, logits = (torch.cat(column) for column in zip(*parts, strict=True))
         return relevance, logits
@@ -240,6 +240,8 @@ class DeepLiftRevealCancel(_DeepLift):
         minimum-of-two-inputs example; the deeplift package itself needs TensorFlow 1. Captum and Zennit do
         not have the rule.
     """
+
+    _together: ClassVar[int] = 1  # both passes keep all of their values
 
     @property
     def name(self) -> str:
