@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from networks import NETWORKS, Residual, Sequential, images, seeded
-from veridical.attributions import CONVENTIONS, method
+from veridical.attributions import CONVENTIONS, deeplift, method
 from veridical.faithfulness import cosine_convergence
 from veridical.values import FixedTensor
 
@@ -323,7 +323,8 @@ def test_convergence_reads_the_contributions_of_each_layer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deeplift-rescale", "deeplift-reveal-cancel", "deeplift-ablation"])
-def test_a_large_batch_goes_through_in_parts(name: str) -> None:
+def test_a_large_batch_goes_through_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deeplift, "_VALUES", 0)
     model, x, target = seeded(Residual), images(5), torch.tensor([0, 1, 2, 3, 1])
     explainer, sizes = method(name), []
     handle = model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))

@@ -28,6 +28,10 @@ _CHANGED = frozenset({"activation", "normalization", "softmax", "product", "matm
 _AFFINE = frozenset({"convolution", "linear", "batch_norm"})
 
 
+_VALUES = 2**18
+"""Values of the images that go through in one pass in any case."""
+
+
 @dataclass(frozen=True)
 class _DeepLift(RuleBased):
     """What the three have in common; a Tensor given as reference is wrapped in a FixedTensor."""
@@ -38,7 +42,7 @@ class _DeepLift(RuleBased):
     fold_batch_norm: bool = True
     overrides: Overrides = ()
 
-    # Images in one pass where nothing is differentiated: two passes are kept, and this bounds their memory.
+    # Large images in one pass where nothing is differentiated: two passes are kept, this bounds their memory.
     _together: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -93,12 +97,13 @@ class _DeepLift(RuleBased):
         check_inputs(inputs)
         of_each = len(self.reference_for(inputs)) > 1 and isinstance(self.reference, FixedTensor)
         wrong = isinstance(target, Tensor) and target.shape != inputs.shape[:1]  # refused below
-        if inputs.requires_grad or len(inputs) <= self._together or of_each or wrong:
+        together = max(self._together, _VALUES // inputs[0].numel())
+        if inputs.requires_grad or len(inputs) <= together or of_each or wrong:
             return super().with_logits(model, inputs, target)
-        rows = target.split(self._together) if isinstance(target, Tensor) else repeat(target)
+        rows = target.split(together) if isinstance(target, Tensor) else repeat(target)
         parts = [
             super(_DeepLift, self).with_logits(model, part, row)
-            for part, row in zip(inputs.split(self._together), rows, strict=False)
+            for part, row in zip(inputs.split(together), rows, strict=False)
         ]
         relevance, logits = (torch.cat(column) for column in zip(*parts, strict=True))
         return relevance, logits

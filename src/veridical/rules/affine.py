@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ _LINEAR_ARGUMENTS = ("input", "weight", "bias")
 _BATCH_NORM_ARGUMENTS = (
     "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
 )  # fmt: skip
+
+LARGE = 2**24
+"""Weights of a linear layer of which a copy is made at once: 64 MB in single precision."""
 
 _FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _WEIGHT_GRADIENT = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
@@ -93,6 +97,19 @@ class Affine:
             if self.extra[axis]:
                 back = back.narrow(axis + 2, 0, size)
         return back
+
+    def sizes_product(self, x: Tensor) -> Tensor:
+        """|W| x for x (N, ...), without the bias; the copy of a large linear layer is made in parts."""
+        if self.dims or self.weight.numel() <= LARGE:
+            return self.product(x, self.weight.abs())
+        return torch.cat([part.product(x, part.weight.abs()) for _, part in self.rows(LARGE)], dim=-1)
+
+    def sizes_adjoint(self, r: Tensor) -> Tensor:
+        """|W|^T r for r (S, N, ...), in the same way."""
+        if self.dims or self.weight.numel() <= LARGE:
+            return self.adjoint(r, self.weight.abs())
+        parts = (part.adjoint(r[..., rows], part.weight.abs()) for rows, part in self.rows(LARGE))
+        return reduce(torch.add, parts)
 
     def rows(self, limit: int) -> Iterator[tuple[slice, "Affine"]]:
         """A linear layer as layers of some of its outputs, each of about `limit` weights."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from veridical.rules.affine import Affine
+from veridical.rules.affine import LARGE, Affine
 from veridical.rules.operations import Operation, multiplies
 from veridical.rules.ruleset import AffineRule, Application, Rule
 from veridical.tensors import safe_divide, summed_to
@@ -109,9 +109,9 @@ _MANY = 2**22
 
 def _share(affine: Affine, x: Tensor, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
     """Relevance in proportion to the products of one sign; large linear layers some rows at a time."""
-    if affine.dims or affine.weight.numel() <= _LARGE:
+    if affine.dims or affine.weight.numel() <= LARGE:
         return _share_of(affine, x, relevance, sign, bias)
-    parts = affine.rows(_LARGE)
+    parts = affine.rows(LARGE)
     return sum(
         (_share_of(part, x, relevance[..., rows], sign, bias) for rows, part in parts),
         start=relevance.new_zeros(()),
@@ -136,10 +136,6 @@ def _share_of(affine: Affine, x: Tensor, relevance: Tensor, sign: int, bias: Bia
 
 def _one_sign(values: Tensor, sign: int) -> Tensor:
     return values.clamp(min=0) if sign > 0 else values.clamp(max=0)
-
-
-_LARGE = 2**24
-"""Weights of a linear layer of which a copy is made at once: 64 MB in single precision."""
 
 
 def affine_z_box(at: Application, relevance: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Parts:
             return self.revealed(operation)[2]
         if operation.kind in _AFFINE:
             affine, dx = affine_of(operation), self.pairs.difference(operation.sources[0])
-            return (difference + affine.product(dx.abs(), affine.weight.abs())) / 2
+            return (difference + affine.sizes_product(dx.abs())) / 2
         if operation.kind == "sum":
             addends = zip(operation.sources, _factors(operation), strict=True)
             size = sum(abs(factor) * self.pairs.difference(x).abs() for x, factor in addends)
@@ -127,7 +127,7 @@ def affine_split(pairs: Pairing) -> AffineRule:
         """m+_in = m-_in = W+^T m+ + W-^T m- where x > x0, W-^T m+ + W+^T m- where x < x0, their mean else."""
         affine = at.affine
         mean, half = _halves(relevance)
-        mean, half = affine.adjoint(mean, affine.weight), affine.adjoint(half, affine.weight.abs())
+        mean, half = affine.adjoint(mean, affine.weight), affine.sizes_adjoint(half)
         if affine.dims < 0:
             return torch.cat([mean + half, mean - half])
         return doubled(mean + pairs.before(at).sign() * half)
