@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -128,20 +129,24 @@ def propagate(
         trace.operation(name)
     with torch.set_grad_enabled(trace.differentiable):
         complete = rules.bind(trace) if rules.bind is not None else rules
-        size = _vectors_at_once(trace, start)
+        # lifted vectors belong together, so they part at the top
+        size = len(start) if rules.lift is None else _vectors_at_once(trace, trace.operations, len(start))
         return _joined([_Sweep(trace, complete, wanted).run(key, part, until) for part in start.split(size)])
 
 
 _MANY = 2**22
-"""Values that one relevance has at most where several starting vectors go down together."""
+"""Values of one relevance up to which several starting vectors go down together: small activations are
+cheaper together, large ones one by one, because memory is slower than arithmetic."""
 
 
-def _vectors_at_once(trace: Trace, start: Tensor) -> int:
-    """Small activations are cheaper together, large ones one by one: memory is slower than arithmetic."""
+def _vectors_at_once(trace: Trace, operations: Sequence[Operation], count: int) -> int:
+    """How many vectors to take through these operations at once; a lean trace is gone through only once."""
     if trace.lean:
-        return max(1, len(start))
-    largest = max((operation.output.numel() for operation in trace.operations), default=1)
-    return max(1, min(len(start), _MANY // max(1, largest)))
+        return max(1, count)
+    largest = max(
+        (tensor.numel() for one in operations for tensor in (*one.outputs, *one.sources)), default=1
+    )
+    return max(1, min(count, _MANY // max(1, largest)))
 
 
 def _joined(parts: list[Propagation]) -> Propagation:
@@ -219,8 +224,17 @@ class _Sweep:
     def run(self, origin: int, start: Tensor, until: str | None) -> Propagation:
         start = start if self.rules.lift is None else self.rules.lift(start)
         self.relevance[origin] = start
-        for operation in self._backward():
+        return self._down(self._backward(), start, until)
+
+    def _down(self, operations: Iterator[Operation], start: Tensor, until: str | None) -> Propagation:
+        """What remains of the way; the vectors part where the activations become large."""
+        for operation in operations:
             reached = any(id(tensor) in self.relevance for tensor in operation.outputs)
+            size = _vectors_at_once(self.trace, (operation,), len(start))
+            if reached and size < len(start) and self.rules.lift is None:
+                rest = [operation, *operations]
+                parts = zip(self._parted(size), start.split(size), strict=True)
+                return _joined([sweep._down(iter(rest), part, until) for sweep, part in parts])
             relevance = self._received(operation, start) if reached else []
             if operation.name == until:
                 nowhere = start.new_full((), math.nan).expand(len(start), *self.trace.inputs.shape)
@@ -231,6 +245,19 @@ class _Sweep:
         if inputs is None:
             inputs = start.new_zeros((len(start), *self.trace.inputs.shape))
         return Propagation(self._read(self.trace.inputs, inputs), self.kept)
+
+    def _parted(self, size: int) -> list["_Sweep"]:
+        """This sweep, at this place, for `size` vectors at a time."""
+        relevance = {key: value.split(size) for key, value in self.relevance.items()}
+        kept = {name: value.split(size) for name, value in self.kept.items()}
+        parts = []
+        for index in range(len(next(iter(relevance.values())))):
+            part = copy(self)
+            part.relevance = {key: values[index] for key, values in relevance.items()}
+            part.kept = {name: values[index] for name, values in kept.items()}
+            part.folded = dict(self.folded)
+            parts.append(part)
+        return parts
 
     def _backward(self) -> Iterator[Operation]:
         """The operations, last first; a lean trace loses each when it has been passed."""
