@@ -4,8 +4,12 @@
     python scripts/convergence_figures.py theorem        # a second
     python scripts/convergence_figures.py layers DATA    # minutes; DATA is the optional data folder
     python scripts/convergence_figures.py chain DATA
+    python scripts/convergence_figures.py cosines DATA --out FOLDER      # CSC over the layers, all methods
+    python scripts/convergence_figures.py histogram DATA --out FOLDER    # CSC at the first convolution
 
-The last two need the trained CIFAR ResNet-20 and the images of CIFAR-10.
+Those with DATA need its trained CIFAR ResNet-20 and images. The last two take `--network` (resnet20, resnet56
+or efficientnet-lite0) and `--images`; every finished method is kept in FOLDER, so that the same command goes
+on after an interruption and both pictures come from one measurement.
 """
 
 import argparse
@@ -13,20 +17,24 @@ import io
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from networks_real import photograph, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
+from networks_real import photograph, trained, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attributions import Patterns, fit_patterns, method  # noqa: E402
 from veridical.faithfulness import (  # noqa: E402
+    CosineConvergence,
     chain_spectrum,
     cone_convergence,
     cosine_convergence,
@@ -34,9 +42,13 @@ from veridical.faithfulness import (  # noqa: E402
     simulate_chains,
     simulate_given,
 )
+from veridical.models import load_model  # noqa: E402
+from veridical.records import write_bytes  # noqa: E402
+from veridical.values import Explainer  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 FOLDER = ROOT / "docs"
 STEPS = (2, 4, 6, 8, 12, 16)
@@ -53,6 +65,15 @@ METHODS = (
     "patternnet",
     "lrp-zplus",
 )
+SHOWN = 1e-8
+"""1 - cosine below this is drawn there, as in the figures of Sixt et al. 2020."""
+NETWORKS = {"resnet20": "resnet20_cifar10", "resnet56": "resnet56_cifar10", "efficientnet-lite0": ""}
+CONVERGING = (
+    "patternnet", "pattern-attribution", "deep-taylor", "lrp-zplus", "lrp-alpha1-beta0", "lrp-alpha2-beta1",
+    "lrp-alpha5-beta4", "lrp-cmp-alpha1", "lrp-cmp-alpha2", "guided-backprop", "deconvnet", "rectgrad",
+    "deeplift-ablation",
+)  # fmt: skip
+OTHERS = ("gradient", "lrp-z", "deeplift-rescale", "deeplift-reveal-cancel")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,10 +83,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def save(figure: Any, name: str) -> None:
-    """Write docs/convergence-NAME.png, the same bytes for the same picture."""
+    """Write docs/convergence-NAME.png with 128 colors, the same bytes for the same picture."""
     figure.tight_layout()
-    figure.savefig(FOLDER / f"convergence-{name}.png", dpi=90, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, dpi=90, metadata={"Software": None})
     pyplot.close(figure)
+    few = Image.open(content).convert("RGB").quantize(128)
+    few.save(FOLDER / f"convergence-{name}.png", optimize=True)
 
 
 def panel(axes: Any, title: str, ylabel: str = "1 - cosine") -> None:
@@ -136,7 +160,7 @@ def images(folder: Path, archive: str, count: int) -> Tensor:
         return torch.cat([photograph(io.BytesIO(file.read(name)), 32) for name in chosen]).double()
 
 
-def trained(folder: Path) -> tuple[nn.Module, Patterns]:
+def with_patterns(folder: Path) -> tuple[nn.Module, Patterns]:
     """The trained ResNet-20 in float64, and patterns of training images."""
     model = trained_resnet20(folder).double()
     return model, fit_patterns(model, images(folder, "train15k.zip", FITTED_ON).split(64))
@@ -144,7 +168,7 @@ def trained(folder: Path) -> tuple[nn.Module, Patterns]:
 
 def layers(folder: Path) -> str:
     """Figure 3 of Sixt et al. 2020, and the learned chains of figure 7, for ResNet-20."""
-    model, patterns = trained(folder)
+    model, patterns = with_patterns(folder)
     found = rank_one_analysis(model, images(folder, "test.zip", 1), patterns=patterns.active)
     figure, every = pyplot.subplots(1, 4, figsize=(14, 3.4))
     titles = ("full matrices", "center taps", "between layers")
@@ -182,7 +206,7 @@ def layers(folder: Path) -> str:
 
 def chain(folder: Path) -> str:
     """Singular values of the whole chain against cosines, at the first convolution of ResNet-20."""
-    model, patterns = trained(folder)
+    model, patterns = with_patterns(folder)
     x = images(folder, "test.zip", IMAGES)
     figure, axes = pyplot.subplots(figsize=(5.6, 3.8))
     rows = []
@@ -209,22 +233,155 @@ def chain(folder: Path) -> str:
     return table(head, rows)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """The cosine convergence of many methods on one network: what is measured, and where it is kept."""
+
+    data: Path
+    out: Path
+    network: str
+    images: int
+
+    def measured(self) -> dict[str, Mapping[str, Any]]:
+        """By method; what is missing is measured now."""
+        paths = {
+            name: self.out / f"{self.network}--{name}--{self.images}.npz"
+            for name in (*OTHERS, *CONVERGING)
+            if self.network != "efficientnet-lite0" or "pattern" not in name
+        }
+        missing = [name for name, path in paths.items() if not path.exists()]
+        if missing:
+            model, x, explainers = self._subject(missing)
+            for name in missing:
+                found = cosine_convergence(model, x, explainers[name])
+                write_bytes(paths[name], packed(found))
+                print(f"finished {name}", file=sys.stderr, flush=True)
+        return {name: dict(np.load(path)) for name, path in paths.items()}
+
+    def _subject(self, names: Sequence[str]) -> tuple[nn.Module, Tensor, dict[str, Explainer]]:
+        """Network, images and methods, in single precision."""
+        if self.network == "efficientnet-lite0":
+            loaded = load_model("demo")
+            files = sorted((self.data / "imagenet-sample").glob("*.jpg"))
+            chosen = files[:: len(files) // self.images][: self.images]
+            x = torch.stack([loaded.preprocessing.apply(Image.open(path)) for path in chosen])
+            return loaded.module, x, {name: method(name) for name in names}
+        model = trained(self.data, NETWORKS[self.network])
+        fitted = images(self.data, "train15k.zip", FITTED_ON).float().split(64)
+        patterns = fit_patterns(model, fitted) if any("pattern" in name for name in names) else None
+        ready = {
+            name: method(name, patterns=patterns) if "pattern" in name else method(name) for name in names
+        }
+        return model, images(self.data, "test.zip", self.images).float(), ready
+
+
+def packed(found: CosineConvergence) -> bytes:
+    """What the pictures need, as the content of a .npz file."""
+    first = found.layers[-2]
+    arrays: dict[str, Any] = {
+        "layers": np.array(found.layers), "baseline": found.random_baseline, "missing": found.nan_fraction,
+        "resolution": found.resolution, "median": found.one_minus_percentiles[50],
+        "low": found.one_minus_percentiles[80], "high": found.one_minus_percentiles[20],
+        "coarse": found.histogram(first).counts, "fine": found.histogram(first, "log").counts,
+        "edges": found.histogram(first, "log").edges,
+    }  # fmt: skip
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def cosines(sweep: Sweep) -> str:
+    """Figures 5a to 5d and 6c of Sixt et al. 2020."""
+    found = sweep.measured()
+    figure, (plain, close) = pyplot.subplots(1, 2, figsize=(12, 4.6))
+    rows = []
+    for place, (name, one) in enumerate(found.items()):
+        style = {"color": pyplot.get_cmap("tab20")(place % 20), "linestyle": "--" if name in OTHERS else "-"}
+        steps = range(len(one["layers"]))
+        plain.plot(steps, 1 - one["median"], label=name, **style)
+        close.plot(steps, one["median"].clip(SHOWN), label=name, **style)
+        close.fill_between(steps, one["low"].clip(SHOWN), one["high"].clip(SHOWN), alpha=0.07,
+                           color=style["color"])  # fmt: skip
+        first = [f"{one[part][-2]:.1e}" for part in ("median", "low", "high")]
+        rows.append([name, first[0], f"{first[1]} to {first[2]}", f"{one['missing'][-2]:.1%}",
+                     f"{one['resolution'][-2]:.0e}"])  # fmt: skip
+    plain.plot(one["baseline"], "k:", label="random vectors")
+    plain.set(title=f"{sweep.network}, {sweep.images} images", ylabel="median |cosine|", ylim=(0, 1.02))
+    close.set(yscale="log", title="with the 20th to 80th percentile", ylabel="1 - median |cosine|")
+    for axes in (plain, close):
+        axes.set(xlabel="layers, from the logits to the image")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    close.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    save(figure, f"cosines-{sweep.network}")
+    head = ["method", "1 - median at the first convolution", "20th to 80th percentile", "without a cosine",
+            "rounding"]  # fmt: skip
+    return table(head, rows)
+
+
+def distribution(sweep: Sweep) -> str:
+    """Figures 5e to 5g of Sixt et al. 2020: shares of cosines at the first convolution."""
+    found = sweep.measured()
+    figure, (bars, curves) = pyplot.subplots(1, 2, figsize=(12, 4.6))
+    labels = ("above 0.9999", "0.999 to 0.9999", "0.99 to 0.999", "0.9 to 0.99", "below 0.9")
+    rows = []
+    for place, (name, one) in enumerate(found.items()):
+        count = max(1, one["coarse"].sum())
+        shares = np.append(one["coarse"][:4], one["coarse"][4:].sum()) / count
+        left = 0.0
+        for shade, share in enumerate(shares):
+            bars.barh(name, share, left=left, color=pyplot.get_cmap("viridis")(1 - shade / 4),
+                      label="" if place else labels[shade])  # fmt: skip
+            left += share
+        rows.append([name, *(f"{share:.1%}" for share in shares)])
+        curves.stairs(one["fine"] / count, one["edges"].clip(1e-16), label=name,
+                      color=pyplot.get_cmap("tab20")(place % 20),
+                      linestyle="--" if name in OTHERS else "-")  # fmt: skip
+    bars.invert_yaxis()
+    bars.set(title=f"{sweep.network}, {sweep.images} images", xlabel="share of |cosines|", xlim=(0, 1))
+    bars.legend(fontsize=7, loc="lower center", ncols=5, bbox_to_anchor=(0.5, -0.25))
+    curves.set(
+        xscale="log", title="first convolution", xlabel="1 - |cosine|", ylabel="share of a quarter decade"
+    )
+    curves.set(xlim=(1e-10, 1))
+    curves.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    save(figure, f"histogram-{sweep.network}")
+    return table(["method", *labels], rows)
+
+
+def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("figure", choices=[*FREE, *ON_DATA, *SWEEPS])
+    parser.add_argument("data", nargs="?", type=Path)
+    parser.add_argument("--out", type=Path, help="the folder that keeps finished methods")
+    parser.add_argument("--network", choices=list(NETWORKS), default="resnet20")
+    parser.add_argument("--images", type=int, default=200)
+    chosen = parser.parse_args(arguments)
+    if chosen.figure not in FREE and chosen.data is None:
+        parser.error(f"expected the data folder after {chosen.figure}, got none")
+    if chosen.figure in SWEEPS and chosen.out is None:
+        parser.error(f"expected --out FOLDER for {chosen.figure}, got none")
+    return chosen
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw one figure and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("figure", choices=["simulation", "theorem", "layers", "chain"])
-    parser.add_argument("data", nargs="?", type=Path)
-    chosen = parser.parse_args(arguments)
+    chosen = arguments_of(arguments)
     torch.set_num_threads(1)
-    if chosen.figure in ("layers", "chain"):
-        if chosen.data is None:
-            parser.error(f"expected the data folder after {chosen.figure}, got none")
-        text = (layers if chosen.figure == "layers" else chain)(chosen.data)
+    if chosen.figure in FREE:
+        text = FREE[chosen.figure]()
+    elif chosen.figure in ON_DATA:
+        text = ON_DATA[chosen.figure](chosen.data)
     else:
-        text = (simulation if chosen.figure == "simulation" else theorem)()
+        text = SWEEPS[chosen.figure](Sweep(chosen.data, chosen.out, chosen.network, chosen.images))
     print(text)  # noqa: T201
     return 0
 
+
+FREE: dict[str, Callable[[], str]] = {"simulation": simulation, "theorem": theorem}
+ON_DATA: dict[str, Callable[[Path], str]] = {"layers": layers, "chain": chain}
+SWEEPS: dict[str, Callable[[Sweep], str]] = {"cosines": cosines, "histogram": distribution}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,9 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
+from fitted import ready
+from networks import Sequential, images, seeded
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "convergence.md"
 
@@ -45,3 +48,50 @@ def test_figures_of_a_network_need_the_data_folder(script, capsys) -> None:
     with pytest.raises(SystemExit):
         script.main(["layers"])
     assert "expected the data folder after layers, got none" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tiny(script, monkeypatch):
+    """The methods on a tiny network, and the names of those that were measured."""
+    asked = []
+
+    def subject(sweep, names):
+        asked.extend(names)
+        model = seeded(Sequential)
+        return model, images(sweep.images), {name: ready(name, model) for name in names}
+
+    monkeypatch.setattr(script.Sweep, "_subject", subject)
+    monkeypatch.setattr(script, "CONVERGING", ("patternnet", "lrp-zplus"))
+    return asked
+
+
+@pytest.mark.parametrize("figure", ["cosines", "histogram"])
+def test_many_methods_are_measured_once_and_drawn(script, tiny, tmp_path, capsys, figure) -> None:
+    command = [figure, str(tmp_path), "--out", str(tmp_path / "cells"), "--images", "2"]
+    assert script.main(command) == 0
+    table = capsys.readouterr().out
+    assert sorted(tiny) == sorted([*script.OTHERS, *script.CONVERGING])
+    assert all(f"| {name} |" in table for name in tiny)
+    drawn = tmp_path / f"convergence-{figure}-resnet20.png"
+    before = drawn.read_bytes()
+    (tmp_path / "cells" / "resnet20--gradient--2.npz").unlink()
+    tiny.clear()
+    assert script.main(command) == 0
+    assert tiny == ["gradient"]
+    assert capsys.readouterr().out == table
+    assert drawn.read_bytes() == before
+
+
+def test_sweeps_need_a_folder_for_what_is_finished(script, capsys) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["cosines", "data"])
+    assert "expected --out FOLDER for cosines, got none" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_networks_of_the_sweeps(script, data_folder, tmp_path) -> None:
+    sweep = script.Sweep(data_folder, tmp_path, "resnet20", 2)
+    model, x, explainers = sweep._subject(["gradient"])
+    assert x.shape == (2, 3, 32, 32)
+    assert model(x).shape == (2, 10)
+    assert list(explainers) == ["gradient"]

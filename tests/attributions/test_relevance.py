@@ -37,6 +37,9 @@ def test_the_hand_network_is_what_the_hand_computed() -> None:
         # Head: positive product 3 and bias 1; the negative -2. Units get 5 * 2 * 3/4 and -4 * 2.
         ("lrp-alpha5-beta4", {}, (5 * 7.5 * 2 / 3 - 5 * 8 / 3, -4 * 7.5 - 5 * 8 * 2 / 3)),
         ("excitation-backprop", {}, (1.0, 0.0)),
+        # Products alone: 3 - 2 at the head, 2 - 2 (which hands on nothing) and 1 + 2 at the units.
+        ("lrp-z", {"bias": "none"}, (-4 / 3, -8 / 3)),
+        ("lrp-epsilon", {"bias": "none", "epsilon": 1.0}, (6 - 1 / 2, -6 - 1)),
     ],
 )  # fmt: skip
 def test_two_units_by_hand(name: str, options: dict, expected: tuple[float, float]) -> None:
@@ -154,7 +157,32 @@ def test_sixts_equation_of_contrastive_lrp_as_printed() -> None:
     assert (printed.rectify, printed.rest) == ("class", "logits")
 
 
+def test_without_its_bias_the_z_rule_conserves_relevance() -> None:
+    model, x = seeded(Sequential), images()
+    kept = method("lrp-z", bias="none")(model, x, 1).sum((1, 2, 3))
+    torch.testing.assert_close(kept, model(x)[:, 1])
+    absorbed = method("lrp-z")(model, x, 1).sum((1, 2, 3))
+    assert not torch.isclose(absorbed, model(x)[:, 1], rtol=1e-3).any()
+
+
+def test_a_constant_shift_is_a_bias_too() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 2, bias=False)
+            nn.init.eye_(self.head.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x + 1.0).flatten(1))
+
+    x = torch.tensor([2.0, 4.0], dtype=torch.float64).view(1, 2, 1, 1)
+    close(method("lrp-z", seed="one")(Shifted().double().eval(), x, 0), (2 / 3, 0.0))
+    close(method("lrp-z", seed="one", bias="none")(Shifted().double().eval(), x, 0), (1.0, 0.0))
+
+
 def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="expected bias to be one of none, whole, got 'signed'"):
+        method("lrp-z", bias="signed")
     with pytest.raises(ValueError, match="alpha of at least 1, got 0.5; beta is alpha - 1"):
         method("lrp-cmp-alpha1", alpha=0.5)
     with pytest.raises(ValueError, match="epsilon above 0, got 0.0"):

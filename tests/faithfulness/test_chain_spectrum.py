@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from networks import Attention, seeded
 from networks_real import trained_resnet20
 from veridical.attributions import method
 from veridical.faithfulness import chain_spectrum, cosine_convergence
@@ -100,6 +101,25 @@ def test_the_cosine_of_a_chain_of_rank_two_follows_from_its_singular_values(rati
     cosine = cosine_convergence(model, flat, method("gradient"), vectors=16)
     factor = cosine.one_minus_median[-1] / ratio**2
     assert factor == pytest.approx(2, rel=0.2) if ratio < 0.1 else factor < 2.2
+
+
+class Sequence(nn.Module):
+    """A convolution over the 16 places of a row, whose channels lie at axis 1 of three."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(3, 5, 1), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.conv(x.flatten(2))).mean(2))
+
+
+def test_locations_are_found_where_each_operation_has_its_channels():
+    found = chain_spectrum(Sequence().double().eval(), images(2), method("gradient"), layer="conv")
+    assert found.local_ratio.shape == (2, 16)
+    tokens = chain_spectrum(seeded(Attention, 29), images(1, 8), method("gradient"), layer="mlp.0")
+    assert tokens.local_ratio.shape == (1, 5)
+    assert tokens.local_ratio.isnan().sum() == 4  # only the class token reaches the head
 
 
 def test_rules_that_are_not_linear_show_in_the_residual():

@@ -14,7 +14,8 @@ from veridical.faithfulness import (
     reduce_channels,
 )
 from veridical.faithfulness._weights import copy_of, random_states, units
-from veridical.metrics import map_similarity
+from veridical.faithfulness.maps import explained_each
+from veridical.metrics import bootstrap_interval, compare_maps, map_similarity
 from veridical.smoothing import smoothgrad
 from veridical.values import for_any_weights
 
@@ -237,6 +238,9 @@ def test_training_mode_is_reported_and_put_back():
         ({"batch": 0}, ValueError, "at least one image"),
         ({"target": 3}, ValueError, "target in 0..2"),
         ({"sed": 1}, TypeError, "sed"),
+        ({"measures": ("psnr",)}, ValueError, "name of a measure"),
+        ({"measures": "pcc"}, TypeError, "tuple of names"),
+        ({"relevance": torch.zeros(2, 3, 4, 4)}, ValueError, "shape"),
     ],
 )
 def test_refuses(options, error, message):
@@ -308,3 +312,116 @@ def test_random_logit_refuses():
         random_logit(one, images(), gradient)
     with pytest.raises(ValueError, match="non-negative"):
         random_logit(Block(), images(), gradient, first_index=-1)
+
+
+ALL = ("ssim", "pcc", "abs-pcc", "spearman", "mse", "ssim-plain")
+
+
+def test_measures_are_taken_of_the_maps_of_one_run():
+    model, x, calls = Block(), images(3), []
+
+    def explain(network, inputs, target=None):
+        calls.append(len(inputs))
+        return gradient(network, inputs, target)
+
+    found = cascading_randomization(model, x, explain, steps=2, measures=list(ALL))
+    assert len(calls) == 3 and tuple(found.measures) == ALL
+    assert torch.equal(found.measures["ssim"], found.similarity)
+    for step in range(2):
+        _, expected = compare_maps(found.original, found.maps[step], "sixt2020", ALL)
+        for name in ALL:
+            torch.testing.assert_close(found.measures[name][step], expected[name])
+    other = random_logit(model, x, gradient, measures=ALL)
+    _, expected = compare_maps(other.maps, other.other_maps, "sixt2020", ALL)
+    for name in ALL:
+        torch.testing.assert_close(other.measures[name], expected[name])
+
+
+def test_relevance_that_is_known_is_not_computed_again():
+    model, x, calls = Block(), images(), []
+
+    def explain(network, inputs, target=None):
+        calls.append(network)
+        return gradient(network, inputs, target)
+
+    whole = cascading_randomization(model, x, gradient, steps=2)
+    known = gradient(model, x, whole.target)
+    found = cascading_randomization(model, x, explain, relevance=known, steps=2)
+    assert len(calls) == 2 and torch.equal(found.similarity, whole.similarity)
+
+
+class Counted(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.calls = model, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.model(x)
+
+
+@pytest.mark.parametrize("name", ["gradient", "gradient-x-input", "lrp-zplus", "guided-backprop"])
+def test_both_classes_of_the_random_logit_come_from_one_forward_pass(name):
+    model, x = Counted(Block()).eval(), images(3)
+    explain = method(name)
+    found = random_logit(model, x, explain)
+    assert model.calls == 1
+    assert torch.equal(found.target, model(x).argmax(1))
+    for relevance, target in ((found.relevance, found.target), (found.other_relevance, found.other_target)):
+        torch.testing.assert_close(relevance, explain(model, x, target))
+        alone, _ = explained_each(model, x, explain, lambda _, rows, target=target: [target[rows]])
+        # To the last bit: what one test has explained another may use.
+        assert torch.equal(relevance, alone[0])
+    model.calls = 0
+    parts = random_logit(model, x, explain, batch=2)
+    assert model.calls == 2
+    torch.testing.assert_close(parts.similarity, found.similarity)
+
+
+def test_a_wrong_target_of_a_late_batch_is_found_before_the_first_map():
+    calls = []
+
+    def explain(network, inputs, target=None):
+        calls.append(network)
+        return inputs
+
+    for test in (random_logit, cascading_randomization):
+        with pytest.raises(ValueError, match="target in 0..2, got 7"):
+            test(Block(), images(4), explain, target=torch.tensor([0, 0, 0, 7]), batch=1)
+    assert calls == []
+
+
+def test_tables_hold_medians_and_sign_flips_with_intervals():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 144, 2)).double().eval()
+    with torch.no_grad():
+        model[1].weight[1] = -model[1].weight[0]
+    found = random_logit(model, images(20), gradient, measures=("ssim", "pcc", "abs-pcc"))
+    rows = {(row["measure"], row["statistic"]): row for row in found.table(resamples=100)}
+    assert rows["flipped", "share"]["estimate"] == rows["pcc", "share negative"]["estimate"] == 1
+    assert rows["flipped", "share"]["low"] < 1 and rows["flipped", "share"]["n"] == 20
+    assert rows["ssim", "median"]["estimate"] == pytest.approx(1.0)
+    assert rows["pcc", "median"]["estimate"] == pytest.approx(-1.0)
+    assert rows["abs-pcc", "median"]["low"] == pytest.approx(1.0)
+    plain = random_logit(model, images(2), gradient, protocol="plain")
+    assert plain.flips.isnan().all()
+    assert [row["statistic"] for row in plain.table(resamples=10)] == ["median"]
+
+
+def test_rows_of_the_cascade_are_those_of_its_steps():
+    found = cascading_randomization(Block(), images(4), gradient, steps=3, measures=("ssim", "mse"), seed=2)
+    rows = found.table()
+    assert [row["layer"] for row in rows] == [layer for layer in found.layers for _ in range(3)]
+    assert {row["level"] for row in rows} == {0.99}
+    interval = bootstrap_interval(found.measures["mse"][1].numpy(), seed=2)
+    row = next(row for row in rows if row["layer"] == found.layers[1] and row["measure"] == "mse")
+    assert (row["estimate"], row["low"], row["high"], row["n"], row["missing"]) == (*interval, 0)
+
+
+def test_constant_maps_are_missing_in_every_row():
+    def explain(network, inputs, target=None):
+        return torch.cat([inputs[:1], torch.ones_like(inputs[1:])])
+
+    found = cascading_randomization(Block(), images(3), explain, steps=1, measures=ALL)
+    for row in found.table(resamples=10):
+        assert (row["n"], row["missing"]) == (1, 2)
+    assert found.flips.isnan().tolist() == [[False, True, True]]

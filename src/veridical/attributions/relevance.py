@@ -16,6 +16,7 @@ from veridical.rules import (
     affine_alpha_beta,
     affine_epsilon,
     affine_flat,
+    affine_products,
     affine_w_square,
     affine_z,
     affine_z_box,
@@ -41,6 +42,9 @@ First = Literal["same", "z-box", "w-square", "flat"]
 bounds; or one that does not look at the input, in proportion to W^2 or the same for each input of a unit."""
 
 Bounds = tuple[float, float] | None
+
+Absorbed = Literal["none", "whole"]
+"""Whether a bias absorbs relevance under the z and epsilon rules: it is in no denominator, or in all."""
 
 _FIRST: Mapping[First, AffineRule | None] = {
     "same": None, "z-box": affine_z_box, "w-square": affine_w_square, "flat": affine_flat,
@@ -84,6 +88,9 @@ class ProportionalLRP(RuleBased):
 
     Args:
         epsilon: 0 for lrp-z; Sixt 2020 used 1e-10 for its epsilon rule.
+        bias: "whole", the bias is an input that absorbs its share, or "none", the denominators are z = W x
+            (Sixt 2020, eq. 7 as printed) and constant shifts pass the relevance on: then lrp-z is not the
+            gradient times the input, and where W x and W x + b differ in sign so do their shares.
         first: the rule of the first layer: "same", "z-box", "w-square" or "flat".
         bounds: for "z-box", the lowest and highest value of an input; None takes each image's own.
         seed: starting relevance of the class: its logit, or 1.
@@ -100,8 +107,9 @@ class ProportionalLRP(RuleBased):
     Deviations:
         The default of `gates` is "constant": without biases the relevance of a vision transformer then sums
         to its logit to rounding, where "uniform" keeps 30 % to 81 % of it, because a softmax of zeros is not
-        zero. LayerNorm is linear in both, its mean's subtraction and its bias included, where Achtibat et al.
-        pass the relevance on unchanged. Sixt's eq. 7 has no bias; their code and ours have. Their code puts
+        zero. LayerNorm is linear in both, its mean's subtraction and its bias included, whatever `bias` says,
+        where Achtibat et al. pass the relevance on unchanged. Sixt's eq. 7 has no bias (`bias` "none"); their
+        code and our default have it. Their code puts
         1e-7 in the place of an exact zero, and treats BatchNorm as a layer of its own; convention "sixt2020"
         does the latter.
 
@@ -111,6 +119,7 @@ class ProportionalLRP(RuleBased):
     """
 
     epsilon: float = 0.0
+    bias: Absorbed = "whole"
     first: First = "same"
     bounds: Bounds = None
     seed: Seed = "value"
@@ -122,6 +131,7 @@ class ProportionalLRP(RuleBased):
         """Check epsilon and the first layer."""
         if not self.epsilon >= 0:
             raise ValueError(f"expected epsilon of 0 or more, got {self.epsilon}; try 1e-6")
+        check_choice("bias", self.bias, get_args(Absorbed))
         check_first(self.first, self.bounds)
         check_choice("seed", self.seed, get_args(Seed))
         check_choice("gates", self.gates, get_args(Gates))
@@ -135,11 +145,13 @@ class ProportionalLRP(RuleBased):
     def rules(self) -> RuleSet:
         """The method's propagation rules."""
         affine: AffineRule = affine_epsilon(self.epsilon) if self.epsilon else affine_z
+        if self.bias == "none":
+            affine = affine_products(self.epsilon)
         rules: Mapping[str, Rule] = {
             **_LRP,
             **proportional_bilinear(self.gates, self.epsilon),
             "sum": proportional,
-            "shift": proportional,
+            "shift": proportional if self.bias == "whole" else pass_through,
         }
         complete = RuleSet(
             self.name, affine, rules, _CHANGED, seed=self.seed,

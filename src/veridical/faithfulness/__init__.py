@@ -9,6 +9,7 @@ from veridical.faithfulness.chain_theorem import (
     cone_convergence,
 )
 from veridical.faithfulness.chains import ChainConvergence, ChainSettings, simulate_chains, simulate_given
+from veridical.faithfulness.class_difference import ClassDifference, class_difference, display_scale
 from veridical.faithfulness.convergence import (
     ConvergenceSettings,
     CosineConvergence,
@@ -32,6 +33,8 @@ from veridical.faithfulness.rank_one import (
     inter_layer,
     rank_one_analysis,
 )
+from veridical.faithfulness.roar import Retrain, roar
+from veridical.faithfulness.roar_values import Roar, RoarData, RoarSettings
 from veridical.faithfulness.sensitivity import Sensitivity, SensitivitySettings, noise_in_ball, sensitivity
 from veridical.faithfulness.targets import RandomLogit, RandomLogitSettings, random_logit
 
@@ -42,6 +45,7 @@ __all__ = [
     "ChainConvergence",
     "ChainSettings",
     "ChainSpectrum",
+    "ClassDifference",
     "ConeConvergence",
     "ConvergenceSettings",
     "CosineConvergence",
@@ -56,6 +60,10 @@ __all__ = [
     "RandomLogitSettings",
     "RandomizationSettings",
     "RankOneAnalysis",
+    "Retrain",
+    "Roar",
+    "RoarData",
+    "RoarSettings",
     "Sensitivity",
     "SensitivitySettings",
     "Spectrum",
@@ -63,9 +71,11 @@ __all__ = [
     "cascading_randomization",
     "chain_conditions",
     "chain_spectrum",
+    "class_difference",
     "cone_convergence",
     "cosine_convergence",
     "default_reduction",
+    "display_scale",
     "infidelity",
     "inter_layer",
     "noise_in_ball",
@@ -75,6 +85,7 @@ __all__ = [
     "random_logit",
     "randomizable",
     "rank_one_analysis",
+    "roar",
     "reduce_channels",
     "sensitivity",
     "simulate_chains",

@@ -15,6 +15,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, nn
 
 from veridical.checks import check_choice, check_inputs, check_method, nearest_names
+from veridical.faithfulness._cosines import channel_axis
 from veridical.faithfulness._seeds import generator
 from veridical.faithfulness.rank_one import effective_rank_of, ratio_of
 from veridical.rules import Operation, RuleSet, Trace, propagate, record
@@ -266,7 +267,7 @@ def _flat(values: Tensor) -> NDArray[np.float64]:
 
 def _local_ratio(rows: Tensor, end: Operation | None) -> Tensor:
     """sigma_1 / sigma_2 over the channels at each location, (P,), of what arrived (S, ...)."""
-    channel = -1 if rows.dim() <= 3 or (end is not None and end.kind == "linear") else 1
+    channel = 1 if end is None else channel_axis(end)
     located = rows.movedim(channel, -1).reshape(len(rows), -1, rows.shape[channel])
     if located.isnan().any():
         return torch.full((located.shape[1],), torch.nan, dtype=torch.float64)

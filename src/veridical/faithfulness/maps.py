@@ -1,13 +1,14 @@
 """From the relevance of every channel to one map per image, as the tests of explanations compare them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_relevance
-from veridical.values import Explainer, explainer_name
+from veridical.checks import check_logits, check_relevance, evaluation_mode, resolve_target
+from veridical.rules import record
+from veridical.values import Explainer, Target, explainer_name
 
 Reduction = Literal["sum", "max-abs", "sum-abs"]
 
@@ -80,12 +81,86 @@ def explained(
         ValueError: if the batch is not positive, the method returns another shape than that of `inputs` or,
             with `finite`, NaN or infinity.
     """
-    if batch is not None and batch < 1:
-        raise ValueError(f"expected a batch of at least one image, got {batch}; None means all at once")
-    size = batch or len(inputs)
     parts = []
-    for begin in range(0, len(inputs), size):
-        images = inputs[begin : begin + size].detach()
-        found = method(model, images, target[begin : begin + size])
+    for rows in _batches(len(inputs), batch):
+        images = inputs[rows].detach()
+        found = method(model, images, target[rows])
         parts.append(check_relevance(found, images, explainer_name(method), finite=finite).detach())
     return torch.cat(parts)
+
+
+Choice = Callable[[Tensor, slice], Sequence[Tensor]]
+"""From logits (n, K) and the place of their images in the whole batch to T LongTensors (n,) of classes."""
+
+
+def explained_each(
+    model: nn.Module, inputs: Tensor, method: Explainer, choose: Choice, batch: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Relevance for T classes of every image, from one forward pass where the method can share one.
+
+    Methods with `from_trace` (the gradient, rule-based methods, Grad-CAM) need one forward pass for the
+    logits and all classes together. Any other is called once for each class after a pass for the logits.
+
+    Args:
+        model: maps images to logits (N, K).
+        inputs: float (N, C, H, W).
+        method: an explanation method.
+        choose: the classes of a part of the images, by its logits.
+        batch: images in one pass; None is all at once.
+
+    Returns:
+        Relevance (T, N, C, H, W), detached, and the classes, LongTensor (T, N).
+
+    Raises:
+        TypeError: if the method returns no floating point tensor.
+        ValueError: as `explained`, and whatever `choose` raises.
+    """
+    relevance, classes = [], []
+    for rows in _batches(len(inputs), batch):
+        images = inputs[rows].detach()
+        answer, logits = _answers(model, images, method)
+        chosen = choose(logits, rows)
+        found = [check_relevance(answer(one), images, explainer_name(method)).detach() for one in chosen]
+        relevance.append(torch.stack(found))
+        classes.append(torch.stack(list(chosen)))
+    return torch.cat(relevance, dim=1), torch.cat(classes, dim=1)
+
+
+def _answers(
+    model: nn.Module, images: Tensor, method: Explainer
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """What gives the relevance for classes (n,), and the logits of the images."""
+    from_trace = getattr(method, "from_trace", None)
+    if from_trace is not None:
+        trace = record(model, images)
+        # One class after another: what one gives does not depend, to the last bit, on the others.
+        return lambda classes: from_trace(trace, classes[None])[0], trace.logits.detach()
+    with torch.no_grad(), evaluation_mode(model):
+        logits = check_logits(model(images.clone()), len(images))
+    return lambda classes: method(model, images, classes), logits
+
+
+def target_of(logits: Tensor, target: Target, rows: slice, count: int) -> Tensor:
+    """The explained classes of a part of `count` images, by the logits of the part.
+
+    A tensor of targets is checked as a whole, so that a wrong one is found before the first map.
+
+    Raises:
+        TypeError: if the target is of another type.
+        ValueError: if it has another shape or a class that does not exist.
+    """
+    if not isinstance(target, Tensor):
+        return resolve_target(logits, target)
+    return resolve_target(logits[:1].expand(count, -1), target)[rows]
+
+
+def _batches(count: int, batch: int | None) -> list[slice]:
+    """The parts of `count` images.
+
+    Raises:
+        ValueError: if the batch is not positive.
+    """
+    if batch is not None and batch < 1:
+        raise ValueError(f"expected a batch of at least one image, got {batch}; None means all at once")
+    size = batch or count
+    return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]

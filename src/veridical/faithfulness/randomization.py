@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from veridical.checks import (
     check_inputs,
-    check_logits,
     check_method,
+    check_relevance,
     evaluation_mode,
     nearest_names,
-    resolve_target,
 )
+from veridical.faithfulness._flipping import logits_of
+from veridical.faithfulness._rows import Row, Sampling, flips_of, rows_of
 from veridical.faithfulness._weights import (
     INITIALIZATIONS,
     Unit,
@@ -33,9 +34,10 @@ from veridical.faithfulness.maps import (
     default_reduction,
     explained,
     reduce_channels,
+    target_of,
 )
-from veridical.metrics import MapSimilarity, SimilarityProtocol, map_similarity, protocol
-from veridical.values import Explainer, Target, for_any_weights
+from veridical.metrics import SimilarityProtocol, check_measures, compare_maps, protocol
+from veridical.values import Explainer, Target, explainer_name, for_any_weights
 
 Order = Literal["cascading", "independent", "bottom-up"]
 ORDERS = ("cascading", "independent", "bottom-up")
@@ -58,6 +60,8 @@ class RandomizationSettings:
             each module, and Glorot where there is none.
         batch: images in one call of the method; None is all at once.
         seed: of the random weights.
+        measures: what `CascadingRandomization.measures` holds: names out of `veridical.metrics.MEASURES`,
+            all of the same maps.
     """
 
     order: Order = "cascading"
@@ -67,14 +71,16 @@ class RandomizationSettings:
     initialization: Literal["glorot", "module"] = "glorot"
     batch: int | None = None
     seed: int = 0
+    measures: tuple[str, ...] = ("ssim",)
 
     def __post_init__(self) -> None:
         """Check the choices.
 
         Raises:
-            TypeError: if steps is of another type.
+            TypeError: if steps is of another type, or measures is one text.
             ValueError: if a choice does not exist.
         """
+        check_measures(self.measures)
         if self.order not in ORDERS:
             raise ValueError(f"expected order {', '.join(ORDERS)}, got {self.order!r}; choose one of them")
         if self.initialization not in INITIALIZATIONS:
@@ -98,6 +104,7 @@ class CascadingRandomization:
     Attributes:
         layers: the module that each step reaches, in the order of the steps.
         similarity: float64 (S, N), SSIM under the protocol; NaN where a map was constant.
+        measures: float64 (S, N) for each of the settings' measures; NaN where a map was constant.
         flipped: bool (S, N), True where the negative of the randomized map was more like the original.
         maps: (S, N, H, W) of the randomized networks, after the channel reduction.
         original: (N, H, W) of the network as it is.
@@ -108,12 +115,36 @@ class CascadingRandomization:
 
     layers: tuple[str, ...]
     similarity: Tensor
+    measures: dict[str, Tensor]
     flipped: Tensor
     maps: Tensor
     original: Tensor
     target: Tensor
     reduction: str
     settings: RandomizationSettings
+
+    @property
+    def flips(self) -> Tensor:
+        """Float64 (S, N): `flipped` as 0 or 1; NaN where not measured, or the protocol does not look."""
+        looked_for = protocol(self.settings.protocol).flip
+        return flips_of(self.similarity, self.flipped, looked_for=looked_for)
+
+    def table(self, *, level: float = 0.99, resamples: int = 10_000) -> list[Row]:
+        """For each step the median of each measure with its bootstrap interval, and the share of sign flips.
+
+        Args:
+            level: probability that an interval covers.
+            resamples: of the bootstrap.
+
+        Returns:
+            Rows with layer, measure, statistic, estimate, low, high, n, missing and level.
+        """
+        how = Sampling(level, resamples, self.settings.seed)
+        rows: list[Row] = []
+        for step, layer in enumerate(self.layers):
+            measures = {name: values[step] for name, values in self.measures.items()}
+            rows += [{"layer": layer, **row} for row in rows_of(measures, self.flips[step], how)]
+        return rows
 
 
 def _evenly(count: int, points: int) -> list[int]:
@@ -189,8 +220,24 @@ def _groups(model: nn.Module, inputs: Tensor, chosen: RandomizationSettings) -> 
     return [name for name, _ in ends], groups
 
 
+def _classes(model: nn.Module, images: Tensor, target: Target, batch: int | None) -> Tensor:
+    """The explained classes (N,); where they are given, one image tells how many there are."""
+    asked = images if target is None else images[:1]
+    with torch.no_grad(), evaluation_mode(model):
+        logits = logits_of(model, asked, batch or len(asked))
+    if target is not None:
+        logits = logits.expand(len(images), -1)
+    return target_of(logits, target, slice(None), len(images))
+
+
 def cascading_randomization(
-    model: nn.Module, inputs: Tensor, method: Explainer, *, target: Target = None, **settings: Any
+    model: nn.Module,
+    inputs: Tensor,
+    method: Explainer,
+    *,
+    target: Target = None,
+    relevance: Tensor | None = None,
+    **settings: Any,
 ) -> CascadingRandomization:
     """Compare each map with the maps of the same network, randomized step by step.
 
@@ -206,8 +253,10 @@ def cascading_randomization(
         inputs: float (N, C, H, W).
         method: an explanation method.
         target: explained class; None is the class that the network predicts before randomization.
+        relevance: what the method has already said about these images and classes, for example
+            `RandomLogit.relevance`; None asks it.
         settings: fields of `RandomizationSettings`: order, steps, protocol, reduction, initialization,
-            batch, seed.
+            batch, seed, measures.
 
     Returns:
         Similarities and maps for every step.
@@ -216,37 +265,39 @@ def cascading_randomization(
         TypeError: if the method is no callable or a setting does not exist.
         ValueError: if a setting is out of range, a step names no module, or the model cannot be copied.
     """
-    if isinstance(settings.get("steps"), list):
-        settings["steps"] = tuple(settings["steps"])
+    for name in ("steps", "measures"):
+        if isinstance(settings.get(name), list):
+            settings[name] = tuple(settings[name])
     chosen = RandomizationSettings(**settings)
     check_method(method)
     check_inputs(inputs)
     images = inputs.detach()
-    with evaluation_mode(model), torch.no_grad():
-        classes = resolve_target(check_logits(model(images), len(images)), target)
+    if relevance is not None:
+        check_relevance(relevance, images, explainer_name(method))
+    classes = _classes(model, images, target, chosen.batch)
     network = copy_of(model)
     names, groups = _groups(network, images, chosen)
     reduction = chosen.reduction or default_reduction(method)
-
-    def maps(explainer: Explainer, *, finite: bool) -> Tensor:
-        relevance = explained(network, images, explainer, classes, chosen.batch, finite=finite)
-        return reduce_channels(relevance, reduction)
-
-    original = maps(method, finite=True)
+    if relevance is None:
+        relevance = explained(network, images, method, classes, chosen.batch)
+    original = reduce_channels(relevance.detach(), reduction)
     kept = for_any_weights(method)
-    randomized, scores = [], []
+    randomized, scores, measures = [], [], []
     for group in groups:
         before = assign(group)
         # A rule may overflow on random weights: that step is not measured, the others are.
-        randomized.append(maps(kept, finite=False))
-        scores.append(map_similarity(original, randomized[-1], chosen.protocol))
+        found = explained(network, images, kept, classes, chosen.batch, finite=False)
+        randomized.append(reduce_channels(found, reduction))
+        score, further = compare_maps(original, randomized[-1], chosen.protocol, chosen.measures)
+        scores.append(score)
+        measures.append(further)
         if chosen.order == "independent":
             assign(before)
-    stacked = MapSimilarity(*(torch.stack(values) for values in zip(*scores, strict=True)))
     return CascadingRandomization(
         layers=tuple(names),
-        similarity=stacked.values,
-        flipped=stacked.flipped,
+        similarity=torch.stack([score.values for score in scores]),
+        measures={name: torch.stack([one[name] for one in measures]) for name in chosen.measures},
+        flipped=torch.stack([score.flipped for score in scores]),
         maps=torch.stack(randomized),
         original=original,
         target=classes,

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs, check_logits, check_method, evaluation_mode, resolve_target
+from veridical.checks import check_inputs, check_method, evaluation_mode
+from veridical.faithfulness._rows import Row, Sampling, flips_of, rows_of
 from veridical.faithfulness._seeds import generator
 from veridical.faithfulness.maps import (
     Reduction,
     check_reduction,
     default_reduction,
-    explained,
+    explained_each,
     reduce_channels,
+    target_of,
 )
-from veridical.metrics import SimilarityProtocol, map_similarity, protocol
+from veridical.metrics import SimilarityProtocol, check_measures, compare_maps, protocol
 from veridical.values import Explainer, Target
 
 
@@ -33,6 +35,8 @@ class RandomLogitSettings:
         first_index: index of the first image, so that parts of a batch get the classes that they have in
             the whole batch.
         seed: of the drawn classes.
+        measures: what `RandomLogit.measures` holds: names out of `veridical.metrics.MEASURES`, all of the
+            same maps.
     """
 
     protocol: str | SimilarityProtocol = "sixt2020"
@@ -40,13 +44,16 @@ class RandomLogitSettings:
     batch: int | None = None
     first_index: int = 0
     seed: int = 0
+    measures: tuple[str, ...] = ("ssim",)
 
     def __post_init__(self) -> None:
         """Check the choices.
 
         Raises:
+            TypeError: if measures is one text.
             ValueError: if a choice does not exist or the index is negative.
         """
+        check_measures(self.measures)
         if self.first_index < 0:
             raise ValueError(f"expected a non-negative index, got {self.first_index}; the first image has 0")
         if self.reduction is not None:
@@ -62,6 +69,7 @@ class RandomLogit:
         target: LongTensor (N,), the explained class.
         other_target: LongTensor (N,), drawn uniformly among the other classes.
         similarity: float64 (N,), SSIM under the protocol; NaN where a map was constant.
+        measures: float64 (N,) for each of the settings' measures; NaN where a map was constant.
         flipped: bool (N,), True where the negative of the other map was more like the first.
         relevance: (N, C, H, W) of the explained class.
         other_relevance: (N, C, H, W) of the other class.
@@ -74,6 +82,7 @@ class RandomLogit:
     target: Tensor
     other_target: Tensor
     similarity: Tensor
+    measures: dict[str, Tensor]
     flipped: Tensor
     relevance: Tensor
     other_relevance: Tensor
@@ -82,11 +91,37 @@ class RandomLogit:
     reduction: str
     settings: RandomLogitSettings
 
+    @property
+    def flips(self) -> Tensor:
+        """Float64 (N,): `flipped` as 0 or 1; NaN where not measured, or the protocol does not look."""
+        looked_for = protocol(self.settings.protocol).flip
+        return flips_of(self.similarity, self.flipped, looked_for=looked_for)
 
-def _other_classes(target: Tensor, classes: int, settings: RandomLogitSettings) -> Tensor:
-    """For each image a class uniform among all but its target, by the image's index alone."""
+    def table(self, *, level: float = 0.99, resamples: int = 10_000) -> list[Row]:
+        """The median of each measure with its bootstrap interval, and the share of sign flips.
+
+        Args:
+            level: probability that an interval covers.
+            resamples: of the bootstrap.
+
+        Returns:
+            Rows with measure, statistic, estimate, low, high, n, missing and level.
+        """
+        return rows_of(self.measures, self.flips, Sampling(level, resamples, self.settings.seed))
+
+
+def _other_classes(target: Tensor, classes: int, first_index: int, seed: int) -> Tensor:
+    """For each image a class uniform among all but its target, by the image's index alone.
+
+    Raises:
+        ValueError: if there is no other class.
+    """
+    if classes < 2:
+        raise ValueError(
+            f"expected at least two classes, got {classes}; with one there is no other logit to explain"
+        )
     shifts = [
-        int(torch.randint(1, classes, (), generator=generator(settings.seed, settings.first_index + image)))
+        int(torch.randint(1, classes, (), generator=generator(seed, first_index + image)))
         for image in range(len(target))
     ]
     return (target + torch.tensor(shifts, device=target.device)) % classes
@@ -107,7 +142,7 @@ def random_logit(
         inputs: float (N, C, H, W).
         method: an explanation method.
         target: explained class; None is the predicted class.
-        settings: fields of `RandomLogitSettings`: protocol, reduction, batch, first_index, seed.
+        settings: fields of `RandomLogitSettings`: protocol, reduction, batch, first_index, seed, measures.
 
     Returns:
         One similarity for each image, with both relevances.
@@ -116,32 +151,30 @@ def random_logit(
         TypeError: if the method is no callable or a setting does not exist.
         ValueError: if a setting is out of range, or the model has one class only.
     """
+    if isinstance(settings.get("measures"), list):
+        settings["measures"] = tuple(settings["measures"])
     chosen = RandomLogitSettings(**settings)
     check_method(method)
     check_inputs(inputs)
-    images = inputs.detach()
+
+    def choose(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        classes = target_of(logits, target, rows, len(inputs))
+        first = chosen.first_index + rows.start
+        return classes, _other_classes(classes, logits.shape[1], first, chosen.seed)
+
     with evaluation_mode(model):
-        with torch.no_grad():
-            logits = check_logits(model(images), len(images))
-        if logits.shape[1] < 2:
-            raise ValueError(
-                f"expected at least two classes, got {logits.shape[1]}; "
-                "with one there is no other logit to explain"
-            )
-        classes = resolve_target(logits, target)
-        others = _other_classes(classes, logits.shape[1], chosen)
-        relevance = explained(model, images, method, classes, chosen.batch)
-        other = explained(model, images, method, others, chosen.batch)
+        relevance, classes = explained_each(model, inputs.detach(), method, choose, chosen.batch)
     reduction = chosen.reduction or default_reduction(method)
-    maps, other_maps = reduce_channels(relevance, reduction), reduce_channels(other, reduction)
-    score = map_similarity(maps, other_maps, chosen.protocol)
+    maps, other_maps = (reduce_channels(one, reduction) for one in relevance)
+    similarity, measures = compare_maps(maps, other_maps, chosen.protocol, chosen.measures)
     return RandomLogit(
-        target=classes,
-        other_target=others,
-        similarity=score.values,
-        flipped=score.flipped,
-        relevance=relevance,
-        other_relevance=other,
+        target=classes[0],
+        other_target=classes[1],
+        similarity=similarity.values,
+        measures=measures,
+        flipped=similarity.flipped,
+        relevance=relevance[0],
+        other_relevance=relevance[1],
         maps=maps,
         other_maps=other_maps,
         reduction=reduction,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from veridical.checks import nearest_names
 from veridical.metrics._pairs import paired
+from veridical.metrics.correlation import mse
 from veridical.metrics.structural import Kernel, ssim
 
 Normalization = Literal["percentile", "magnitude", "none"]
@@ -152,12 +153,42 @@ def map_similarity(
         ValueError: if the shapes differ, are not (N, H, W), or the protocol is unknown.
     """
     chosen = protocol(how)
-    a, b = paired(first, second)
-    if a.dim() != 3:
-        raise ValueError(f"expected maps of shape (N, H, W), got {tuple(a.shape)}; reduce the channels first")
+    a, b = _pairs_of_maps(first, second)
     normalized = normalize(a, chosen)
     values = _score(normalized, normalize(b, chosen), chosen)
     if not chosen.flip:
         return MapSimilarity(values, torch.zeros_like(values, dtype=torch.bool))
     mirrored = _score(normalized, normalize(-b, chosen), chosen)
     return MapSimilarity(torch.maximum(values, mirrored), mirrored > values)
+
+
+def map_error(first: Tensor, second: Tensor, how: str | SimilarityProtocol = "sixt2020") -> Tensor:
+    """Mean squared difference of pairs of maps after a protocol's normalization; less is better.
+
+    Where the protocol looks at both signs of the second map it is the smaller of the two.
+
+    Args:
+        first: maps (N, H, W), signed.
+        second: maps of the same shape.
+        how: protocol or its name; window and data range have no effect.
+
+    Returns:
+        float64 (N,): at most 1 for `sixt2020` and 4 for `adebayo2018`, in squared units of the maps for
+        `plain`; NaN where a map is constant after normalization.
+
+    Raises:
+        TypeError: if one of them is no tensor.
+        ValueError: if the shapes differ, are not (N, H, W), or the protocol is unknown.
+    """
+    chosen = protocol(how)
+    a, b = _pairs_of_maps(first, second)
+    normalized = normalize(a, chosen)
+    error = mse(normalized, normalize(b, chosen))
+    return torch.minimum(error, mse(normalized, normalize(-b, chosen))) if chosen.flip else error
+
+
+def _pairs_of_maps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = paired(first, second)
+    if a.dim() != 3:
+        raise ValueError(f"expected maps of shape (N, H, W), got {tuple(a.shape)}; reduce the channels first")
+    return a, b

@@ -54,6 +54,22 @@ def affine_epsilon(epsilon: float) -> AffineRule:
     return rule
 
 
+def affine_products(epsilon: float) -> AffineRule:
+    """R_in = x W^T (R / (W x + epsilon sign(W x))): Sixt 2020, eq. 7 as printed; the bias takes no share."""
+
+    def rule(at: Application, relevance: Tensor) -> Tensor:
+        def shares(r: Tensor, x: Tensor) -> Tensor:
+            z = at.affine.product(x, at.affine.weight)
+            scaled = r / (z + torch.where(z >= 0, epsilon, -epsilon)) if epsilon else safe_divide(r, z)
+            return x * at.affine.adjoint(scaled, at.affine.weight)
+
+        return some_images_at_a_time(shares, relevance, at.x)
+
+    below = f"(W x + {epsilon:g} sign(W x))" if epsilon else "W x"
+    rule.__doc__ = f"R_in = x W^T (R / {below}), without the bias."
+    return rule
+
+
 def affine_alpha_beta(alpha: float, beta: float, bias: Bias) -> AffineRule:
     """Alpha times the positive share minus beta times the negative share (Bach et al. 2015, eq. 60).
 

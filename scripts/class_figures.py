@@ -1,0 +1,288 @@
+"""Print the tables of docs/classes.md and draw its pictures.
+
+    python scripts/class_figures.py difference DATA --out FOLDER       # EfficientNet-Lite0, two classes
+    python scripts/class_figures.py random-logit DATA --out FOLDER     # the CIFAR ResNet-20
+    python scripts/class_figures.py randomization DATA --out FOLDER
+
+DATA is the optional data folder. What a method needs is kept in FOLDER: the same command goes on after an
+interruption, and draws from what is there.
+"""
+
+import argparse
+import io
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from networks_real import photograph, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
+from veridical.attributions import method  # noqa: E402
+from veridical.data import sample_photographs  # noqa: E402
+from veridical.faithfulness import (  # noqa: E402
+    cascading_randomization,
+    class_difference,
+    random_logit,
+)
+from veridical.metrics import bootstrap_interval, box, map_similarity, share_interval  # noqa: E402
+from veridical.models import Preprocessing, load_model  # noqa: E402
+from veridical.records import write_bytes  # noqa: E402
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+FOLDER = ROOT / "docs"
+FIRST, SECOND = (285, "Egyptian cat"), (967, "espresso")
+DIFFERENCE = (
+    "gradient", "deeplift-rescale", "contrastive-lrp", "lrp-cmp-alpha2", "guided-backprop", "deep-taylor",
+    "lrp-zplus",
+)  # fmt: skip
+METHODS = (
+    "gradient", "lrp-z", "deeplift-rescale", "contrastive-lrp", "lrp-cmp-alpha2", "lrp-alpha2-beta1",
+    "guided-backprop", "lrp-zplus",
+)  # fmt: skip
+CASCADED = ("gradient", "lrp-z", "lrp-cmp-alpha2", "guided-backprop", "lrp-zplus")
+MEASURES = ("ssim", "ssim-adebayo2018", "ssim-plain", "pcc", "abs-pcc", "spearman", "mse", "hog-8")
+STEPS = (
+    "linear", "layer3.2", "layer3.1", "layer3.0", "layer2.1", "layer2.0", "layer1.1", "layer1.0", "conv1",
+)  # fmt: skip
+SHOWN, FLIPS = (0, 3, 5, 8), (0, 8)
+"""Steps whose medians, and whose sign flips, stand in the table."""
+BATCH = 25
+CELLS = 56
+"""Side of the maps in the picture, in blocks that average the pixels."""
+
+Cell = dict[str, Tensor]
+
+
+def kept(path: Path, make: Callable[[], Cell]) -> Cell:
+    """What the file holds, or what `make` gives, which is then kept in it."""
+    if not path.exists():
+        write_bytes(path, save(make()))
+        print(f"finished {path.stem}", file=sys.stderr, flush=True)
+    return load_file(path)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(figure: Any, name: str) -> None:
+    """Write docs/classes-NAME.png with at most 128 colors, the same bytes for the same picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=90, metadata={"Software": None})
+    pyplot.close(figure)
+    small = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    written = io.BytesIO()
+    small.save(written, "PNG", optimize=True)
+    write_bytes(FOLDER / f"classes-{name}.png", written.getvalue())
+
+
+def interval(values: Tensor) -> str:
+    """Median and its 99 % bootstrap interval."""
+    found = bootstrap_interval(values.numpy())
+    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def share(values: Tensor) -> str:
+    """A share and its 99 % interval."""
+    found = share_interval(values)
+    return f"{found.estimate:.0%} [{found.low:.0%}, {found.high:.0%}]"
+
+
+# --- the difference of two classes --------------------------------------------------------------------------
+
+
+def both_classes(model: nn.Module, x: Tensor, name: str) -> Cell:
+    """Maps, their difference, and what it comes to."""
+    found = class_difference(model, x, method(name), FIRST[0], SECOND[0])
+    maps = {"first": found.first, "second": found.second, "difference": found.difference}
+    summed = {key: values.sum(dim=1) for key, values in maps.items()}
+    return {
+        **{key: values.float() for key, values in summed.items()},
+        "mean_absolute": found.mean_absolute,
+        "relative": found.relative,
+        "ssim": map_similarity(summed["first"], summed["second"]).values,
+    }
+
+
+def cat_and_coffee(preprocessing: Preprocessing) -> Tensor:
+    """The middle of a cat's photograph beside the middle of one of a cup of coffee (1, 3, 224, 224)."""
+    cat, coffee = (preprocessing.apply(one) for one in sample_photographs(3).images[1:])
+    quarter = cat.shape[-1] // 4
+    return torch.cat([one[..., quarter : 3 * quarter] for one in (cat, coffee)], dim=-1)[None]
+
+
+def difference(data: Path, out: Path, count: int) -> str:
+    """Figure 1 (b to e) of Sixt et al. 2020: one image, two objects."""
+    loaded = load_model("demo")
+    x = cat_and_coffee(loaded.preprocessing)
+    cells = {
+        name: kept(out / f"difference--{name}.safetensors", partial(both_classes, loaded.module, x, name))
+        for name in DIFFERENCE
+    }
+    draw_difference(loaded.preprocessing.denormalize(x)[0].clamp(0, 1), cells)
+    with torch.no_grad():
+        chances = loaded.module(x).softmax(1)[0]
+    head = [f"method ({chances[FIRST[0]]:.1%} {FIRST[1]}, {chances[SECOND[0]]:.1%} {SECOND[1]})",
+            "mean absolute difference", "relative to the maps", "SSIM of the two maps"]  # fmt: skip
+    rows = [
+        [name, f"{float(cell['mean_absolute']):.2e}", f"{float(cell['relative']):.3f}",
+         f"{float(cell['ssim']):.3f}"]
+        for name, cell in cells.items()
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def draw_difference(image: Tensor, cells: Mapping[str, Cell]) -> None:
+    """A column for each method: both classes, their difference on the same scale and on its own."""
+    figure, every = pyplot.subplots(4, len(cells) + 1, figsize=(1.25 * (len(cells) + 1), 5.2))
+    titles = (FIRST[1], SECOND[1], "difference", "difference, own scale")
+    for row, title in enumerate(titles):
+        every[row, 0].axis("off")
+        every[row, 0].text(1.0, 0.5, title, fontsize=8, ha="right", transform=every[row, 0].transAxes)
+    every[0, 0].clear()
+    every[0, 0].imshow(image.permute(1, 2, 0).numpy())
+    every[0, 0].set_ylabel(titles[0], fontsize=8)
+    every[0, 0].set(xticks=[], yticks=[])
+    for column, (name, cell) in enumerate(cells.items(), start=1):
+        largest = max(_bound(cell["first"]), _bound(cell["second"]))
+        rows = [(cell["first"], largest), (cell["second"], largest), (cell["difference"], largest),
+                (cell["difference"], _bound(cell["difference"]))]  # fmt: skip
+        for row, (values, bound) in enumerate(rows):
+            small = nn.functional.adaptive_avg_pool2d(values, CELLS)[0]
+            every[row, column].imshow(
+                small.numpy(), cmap="seismic", vmin=-bound, vmax=bound, interpolation="nearest"
+            )
+            every[row, column].axis("off")
+        every[0, column].set_title(name, fontsize=7)
+    figure.subplots_adjust(left=0.03, right=0.99, top=0.95, bottom=0.01, wspace=0.04, hspace=0.04)
+    picture(figure, "difference")
+
+
+def _bound(values: Tensor) -> float:
+    """The percentile 99 of the magnitude of the pooled map."""
+    pooled = nn.functional.adaptive_avg_pool2d(values, CELLS).abs().flatten()
+    return max(float(torch.quantile(pooled, 0.99)), 1e-12)
+
+
+# --- random logit and randomization -------------------------------------------------------------------------
+
+
+def cifar(data: Path, count: int) -> tuple[nn.Module, Tensor]:
+    """The trained ResNet-20, and test images of CIFAR-10 evenly over the classes."""
+    with zipfile.ZipFile(data / "cifar10" / "test.zip") as file:
+        names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
+        chosen = names[:: len(names) // count][:count]
+        images = torch.cat([photograph(io.BytesIO(file.read(name)), 32) for name in chosen])
+    return trained_resnet20(data).requires_grad_(False), images
+
+
+def one_random_logit(model: nn.Module, x: Tensor, name: str) -> Cell:
+    """Every measure (N,), and the sign flips."""
+    found = random_logit(model, x, method(name), measures=MEASURES, batch=BATCH)
+    return {**found.measures, "flips": found.flips}
+
+
+def one_randomization(model: nn.Module, x: Tensor, name: str) -> Cell:
+    """Every measure (S, N), and the sign flips."""
+    found = cascading_randomization(model, x, method(name), steps=STEPS, measures=MEASURES, batch=BATCH)
+    return {**found.measures, "flips": found.flips}
+
+
+def other_class(data: Path, out: Path, count: int) -> str:
+    """Figure 4a of Sixt et al. 2020, with every measure."""
+    model, x = cifar(data, count)
+    cells = {
+        name: kept(
+            out / f"random-logit--{name}--{count}.safetensors",
+            partial(one_random_logit, model, x, name),
+        )
+        for name in METHODS
+    }
+    figure, axes = pyplot.subplots(figsize=(8, 3.6))
+    boxes = []
+    for name, cell in cells.items():
+        one = box(cell["ssim"])
+        boxes.append({"label": name, "med": one.median, "q1": one.q25, "q3": one.q75, "whislo": one.q10,
+                      "whishi": one.q90, "cilo": one.low, "cihi": one.high})  # fmt: skip
+    axes.bxp(boxes, showfliers=False, shownotches=True)
+    axes.set(ylabel="SSIM (sixt2020)", title=f"map of the predicted class against a random one, n = {count}")
+    axes.tick_params(axis="x", labelsize=8, labelrotation=20)
+    axes.grid(axis="y", alpha=0.3)
+    figure.tight_layout()
+    picture(figure, "random-logit")
+    rows = [
+        [name, *(interval(cell[measure]) for measure in MEASURES), share(cell["flips"])]
+        for name, cell in cells.items()
+    ]
+    return table(["method", *MEASURES, "sign flips"], rows)
+
+
+def randomized(data: Path, out: Path, count: int) -> str:
+    """Figure 4b of Sixt et al. 2020: the median over the layers with its 99 % interval."""
+    model, x = cifar(data, count)
+    cells = {
+        name: kept(
+            out / f"randomization--{name}--{count}.safetensors",
+            partial(one_randomization, model, x, name),
+        )
+        for name in CASCADED
+    }
+    figure, every = pyplot.subplots(1, 2, figsize=(11, 4))
+    rows = []
+    for name, cell in cells.items():
+        for axes, measure in zip(every, ("ssim", "hog-8"), strict=True):
+            found = [bootstrap_interval(values.numpy()) for values in cell[measure]]
+            line = axes.plot([one.estimate for one in found], label=name)[0]
+            axes.fill_between(range(len(STEPS)), [one.low for one in found], [one.high for one in found],
+                              alpha=0.2, color=line.get_color())  # fmt: skip
+        medians = [interval(cell["ssim"][step]) for step in SHOWN]
+        rows.append([name, *medians, *(share(cell["flips"][step]) for step in FLIPS)])
+    for axes, title in zip(every, ("SSIM (sixt2020)", "HOG, cells of 8 pixels"), strict=True):
+        axes.set(title=title, ylim=(-0.15, 1.03), xlabel="randomized from the top down to")
+        axes.set_xticks(range(len(STEPS)), STEPS, rotation=45, fontsize=8)
+        axes.grid(alpha=0.3)
+    every[0].legend(fontsize=7)
+    figure.tight_layout()
+    picture(figure, "randomization")
+    head = ["method", *(f"SSIM, to {STEPS[step]}" for step in SHOWN)]
+    head += [f"sign flips, {STEPS[step]}" for step in FLIPS]
+    return table(head, rows)
+
+
+FIGURES: Mapping[str, Callable[[Path, Path, int], str]] = {
+    "difference": difference,
+    "random-logit": other_class,
+    "randomization": randomized,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw one figure and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("figure", choices=list(FIGURES))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=50)
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    print(FIGURES[chosen.figure](chosen.data, chosen.out, chosen.images))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
