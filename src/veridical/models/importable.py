@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ def build_importable(spec: str) -> Built:
     Args:
         spec: "package.module:callable"; the callable may be nested, "package.module:Class.method". It returns
             a module, or (module, Preprocessing), or (module, Preprocessing, labels). A module that exists
-            already is taken as it is.
+            already is taken as it is. A module alone may have attributes `preprocessing`, a mapping with
+            fields of `Preprocessing`, and `classes`, its labels.
 
     Returns:
         Module, preprocessing or None, labels or None.
@@ -37,7 +38,7 @@ def build_importable(spec: str) -> Built:
     with _current_directory_importable():
         found = _find(spec)
         if isinstance(found, nn.Module):
-            return found, None, None
+            return _unpacked(found, spec)
         if not callable(found):
             raise TypeError(
                 f"expected {spec} to be a function that returns a module, got {type(found).__name__}; "
@@ -97,8 +98,26 @@ def _unpacked(result: Any, spec: str) -> Built:
             f"expected {spec}() to return a torch.nn.Module, (module, Preprocessing) or "
             f"(module, Preprocessing, labels), got ({kinds}); import Preprocessing from veridical.models"
         )
-    classes = tuple(str(label) for label in parts[2]) if len(parts) == 3 else None
-    return parts[0], parts[1] if len(parts) > 1 else None, classes
+    if len(parts) == 1:
+        return _described(parts[0], spec)
+    return parts[0], parts[1], _labels(parts[2]) if len(parts) == 3 else None
+
+
+def _described(module: nn.Module, spec: str) -> Built:
+    """The module, with what it says of itself."""
+    own, labels = getattr(module, "preprocessing", None), getattr(module, "classes", None)
+    try:
+        found = Preprocessing(**own) if isinstance(own, Mapping) else None
+    except TypeError as error:
+        raise TypeError(
+            f"expected fields of Preprocessing in {spec}().preprocessing, got {error}; rename it there, "
+            "or return (module, Preprocessing)"
+        ) from error
+    return module, found, _labels(labels) if isinstance(labels, list | tuple) else None
+
+
+def _labels(labels: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(str(label) for label in labels)
 
 
 @contextmanager

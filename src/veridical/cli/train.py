@@ -1,0 +1,224 @@
+"""`veridical train`: a network trained by a published recipe on one's own images."""
+
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from torch import nn
+
+from veridical.cli.errors import one_line_errors
+from veridical.cli.options import Device, find_device
+from veridical.data import LabeledImages, Part, load_labeled, parts_of
+from veridical.models import find_importable, state_digest
+from veridical.records import write_arrays, write_json
+from veridical.training import (
+    LEVEL,
+    Accuracy,
+    DivergedError,
+    Training,
+    TrainingMoment,
+    TrainingRecipe,
+    TrainingSettings,
+    accuracy,
+    train_classifier,
+    training_recipe,
+)
+
+WEIGHTS, CHECKPOINT, RESULT = "weights.safetensors", "checkpoint.safetensors", "training.json"
+HELD_OUT = 0.1
+SHOWN = 5
+
+Recipe = Annotated[str, typer.Option("--recipe", help="sixt2020-cifar10 or sixt2020-cifar10-reduced.")]
+Labeled = Annotated[
+    Path,
+    typer.Option("--images", help="A folder or .zip with one folder a class, an .npz, or MNIST's files."),
+]
+Tests = Annotated[
+    Path | None,
+    typer.Option("--test", help="Images for the accuracy; default: the test part, or a tenth of the images."),
+]
+Out = Annotated[Path, typer.Option("--out", help="The directory to write to; an unfinished run goes on.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Instead of the recipe's.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Train on this many of the images, by chance.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the weights, the draws and the order of the images.")]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The images to train on and those to measure on, and how the latter were chosen."""
+
+    train: LabeledImages
+    test: LabeledImages
+    how: str
+
+
+def command(  # noqa: PLR0913 - the options of a command line are its parameters
+    images: Labeled,
+    recipe: Recipe = "sixt2020-cifar10",
+    test: Tests = None,
+    out: Out = Path("veridical-training"),
+    epochs: Epochs = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Train a network by a recipe, and measure its accuracy on images that it has not seen.
+
+    The same command on an unfinished directory goes on after its last whole epoch.
+    """
+    with one_line_errors(f"interrupted; the same command goes on from {out / CHECKPOINT}"):
+        found = training_recipe(recipe)
+        settings = found.with_settings(epochs=epochs, seed=seed)
+        place = find_device(device)
+        _check_place(out)
+        # Rectified gradients are full of denormal numbers, which slow CPU kernels several times.
+        torch.set_flush_denormal(True)
+        chosen = _images(found, images, test, limit, seed)
+        network = find_importable(found.network)(seed).to(place)
+        began = perf_counter()
+        training = _train(network, chosen.train, settings, out)
+        measured = accuracy(network, chosen.test.images, chosen.test.labels)
+        _write(out, network)
+        record = _record(recipe, chosen, training, measured)
+        record["times"] |= {"seconds": round(perf_counter() - began, 1), "resumed_after": training.resumed}
+        record["model"] = {"weights": WEIGHTS, "sha256": state_digest(network)}
+        write_json(out / RESULT, record)
+        _tell(found, measured, out)
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a directory that cannot be written to, before any work."""
+    place = next(one for one in (out, *out.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise ValueError(f"expected a directory to write to, got the file {place}; choose another --out")
+
+
+def _images(recipe: TrainingRecipe, images: Path, test: Path | None, limit: int | None, seed: int) -> Chosen:
+    train = _load(recipe, images, "train")
+    if test is not None:
+        held, how = _load(recipe, test, "test"), "images of their own"
+    elif "test" in parts_of(images):
+        held, how = _load(recipe, images, "test"), "the test part of the images"
+    else:
+        train, held = train.split(HELD_OUT, seed)
+        how = f"{HELD_OUT:.0%} of the images, drawn by the seed and not trained on"
+    if held.classes != train.classes:
+        raise ValueError(
+            f"expected test images of the classes {', '.join(train.classes)}, got {', '.join(held.classes)}; "
+            "name the folders alike"
+        )
+    return Chosen(train if limit is None else train.subset(limit, seed), held, how)
+
+
+def _load(recipe: TrainingRecipe, path: Path, wanted: Part) -> LabeledImages:
+    """The wanted part, or all of a source without parts; what could not be used is named on stderr."""
+    part = wanted if wanted in parts_of(path) else None
+    found = load_labeled(path, part=part, side=recipe.side, channels=recipe.channels)
+    for name, reason in found.skipped[:SHOWN]:
+        typer.echo(f"skipped {name}: {reason}", err=True)
+    if len(found.skipped) > SHOWN:
+        typer.echo(f"skipped {len(found.skipped) - SHOWN} more; {RESULT} names them", err=True)
+    if found.resized:
+        typer.echo(f"brought {found.resized} images to {recipe.side} x {recipe.side} pixels", err=True)
+    return found
+
+
+def _train(network: nn.Module, images: LabeledImages, settings: TrainingSettings, out: Path) -> Training:
+    try:
+        with _progress() as told:
+            return train_classifier(
+                network, images.images, images.labels, settings, checkpoint=out / CHECKPOINT, progress=told
+            )
+    except DivergedError as error:
+        kept = (
+            f"{out / CHECKPOINT} holds the last whole epoch"
+            if (out / CHECKPOINT).exists()
+            else "no epoch ended"
+        )
+        raise RuntimeError(f"{error}; {kept}") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[TrainingMoment], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        bar = bars.add_task("preparing", total=None)
+
+        def told(moment: TrainingMoment) -> None:
+            words = f"epoch {moment.epoch + 1}/{moment.epochs}, loss {moment.loss:.3f}, {moment.accuracy:.1%}"
+            done = moment.epoch * moment.steps + moment.step
+            bars.update(bar, total=moment.epochs * moment.steps, completed=done, description=words)
+
+        yield told
+
+
+def _write(out: Path, network: nn.Module) -> None:
+    """The weights as safetensors, which `--weights` takes."""
+    arrays = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    write_arrays(out / WEIGHTS, arrays)
+
+
+def _record(name: str, chosen: Chosen, training: Training, measured: Accuracy) -> dict[str, Any]:
+    """The content of training.json; only `times` differs between two runs of the same training."""
+    recipe = training_recipe(name)
+    interval = measured.interval()
+    return {
+        "format": 1,
+        "times": {"created": datetime.now(UTC).isoformat(timespec="seconds")},
+        "recipe": {"name": name, **recipe.model_dump(mode="json", exclude={"settings"})},
+        "settings": asdict(training.settings),
+        "accuracy": {
+            "share": measured.share,
+            "low": interval.low,
+            "high": interval.high,
+            "level": LEVEL,
+            "correct": measured.correct,
+            "n": measured.n,
+            "loss": measured.loss,
+            "measured_on": chosen.how,
+        },
+        "epochs": [asdict(one) for one in training.history],
+        "images": {"train": _described(chosen.train), "test": _described(chosen.test)},
+        "environment": {
+            "veridical": version("veridical"),
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _described(images: LabeledImages) -> dict[str, Any]:
+    return {
+        "name": Path(images.source).name,
+        "sha256": images.sha256,
+        "n": len(images),
+        "classes": images.counts,
+        "resized": images.resized,
+        "skipped": [list(one) for one in images.skipped],
+    }
+
+
+def _tell(recipe: TrainingRecipe, measured: Accuracy, out: Path) -> None:
+    """The accuracy, and how to use the network."""
+    interval = measured.interval()
+    typer.echo(
+        f"accuracy {measured.share:.2%} of {measured.n} images "
+        f"({LEVEL:.0%} interval {interval.low:.2%} to {interval.high:.2%})"
+    )
+    if recipe.published_accuracy is not None:
+        typer.echo(f"published: {recipe.published_accuracy:.2%}, with all of the recipe's epochs and images")
+    typer.echo(f"use it: --model {recipe.network} --weights {(out / WEIGHTS).resolve()}")
