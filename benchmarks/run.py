@@ -7,17 +7,38 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import averages, gradient, manipulation, memory, methods, targets, timing, zplus
+from benchmarks import (
+    attack_batch,
+    attack_memory,
+    attack_step,
+    averages,
+    convergence,
+    gradient,
+    manipulation,
+    memory,
+    methods,
+    quantus,
+    tangent,
+    targets,
+    timing,
+    zplus,
+)
 
 CLAIMS: dict[str, Callable[..., list[timing.Claim]]] = {
     "gradient": gradient.measure,
     "zplus": zplus.measure,
     "averages": averages.measure,
     "manipulation": manipulation.measure,
+    "convergence": convergence.measure,
+    "attack-step": attack_step.measure,
+    "attack-batch": attack_batch.measure,
+    "attack-memory": attack_memory.measure,
     "targets": targets.measure,
     "memory": memory.measure,
     "methods-vgg16": methods.on_vgg,
     "methods-resnet50": methods.on_resnet,
+    "quantus": quantus.measure,
+    "tangent": tangent.measure,
 }
 
 

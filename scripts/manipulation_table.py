@@ -1,6 +1,7 @@
-"""Attack six methods, plain and smoothed, on the CIFAR ResNet-20, and print the tables of docs/attacked.md.
+"""Attack methods, plain and smoothed, on two trained networks, and print the tables of docs/attacked.md.
 
-    python scripts/manipulation_table.py DATA --out FOLDER [--pairs 100] [--steps 300]
+    python scripts/manipulation_table.py DATA --out FOLDER [--pairs 100] [--steps 100]
+    python scripts/manipulation_table.py DATA --out FOLDER --network efficientnet-lite0 --pairs 10
 
 DATA is the optional data folder. Every finished cell is kept in FOLDER: the same command goes on after an
 interruption, and prints the tables from what is there.
@@ -23,8 +24,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from networks_real import photograph, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attacks import IMAGENET_BOUNDS, manipulate, preset  # noqa: E402
+from veridical.attacks.settings import Bounds  # noqa: E402
 from veridical.attributions import fit_patterns, method, saliency  # noqa: E402
+from veridical.data import load_folder  # noqa: E402
 from veridical.metrics import box, share_interval  # noqa: E402
+from veridical.models import load_model  # noqa: E402
 from veridical.records import write_bytes  # noqa: E402
 from veridical.smoothing import beta_smooth, smoothgrad  # noqa: E402
 from veridical.values import Explainer  # noqa: E402
@@ -58,6 +62,16 @@ class Cell:
         return f"{self.name}--{self.variant}"
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network, clean images (N, 3, H, W) of its own normalization, black and white, and the attacks."""
+
+    model: nn.Module
+    inputs: Tensor
+    bounds: Bounds
+    cells: list[Cell]
+
+
 def images(folder: Path, archive: str, count: int) -> Tensor:
     """That many images, evenly over the classes and the file (N, 3, 32, 32)."""
     with zipfile.ZipFile(folder / "cifar10" / archive) as file:
@@ -66,8 +80,9 @@ def images(folder: Path, archive: str, count: int) -> Tensor:
         return torch.cat([photograph(io.BytesIO(file.read(name)), 32) for name in chosen])
 
 
-def cells(model: nn.Module, folder: Path, pairs: int, chosen_beta: float) -> list[Cell]:
-    """The attacks, the cheap ones first."""
+def resnet20(folder: Path, pairs: int, beta: float) -> Subject:
+    """The CIFAR ResNet-20 with six methods, the cheap attacks first."""
+    model = trained_resnet20(folder)
     patterns = fit_patterns(model, images(folder, "train15k.zip", PATTERN_IMAGES).split(64))
     plain: Mapping[str, Explainer] = {
         "gradient": method("gradient"),
@@ -77,28 +92,46 @@ def cells(model: nn.Module, folder: Path, pairs: int, chosen_beta: float) -> lis
         "deep-taylor": method("deep-taylor", convention="dombrowski2019"),
         "integrated-gradients": method("integrated-gradients", steps=10, output="probability"),
     }
-    found = []
-    for name, one in plain.items():
-        count = COSTLY if name == "integrated-gradients" else pairs
-        found += [
-            Cell(name, "plain", one, count),
-            Cell(name, "beta 0.8", beta_smooth(one, 0.8), count),
-            Cell(name, f"beta {chosen_beta:g}", beta_smooth(one, chosen_beta), count),
-        ]
+    counts = {name: COSTLY if name == "integrated-gradients" else pairs for name in plain}
+    found = [cell for name in plain for cell in smoothed(name, plain[name], counts[name], (0.8, beta))]
     found += [
         Cell(name, "SmoothGrad", smoothgrad(plain[name], 10, 0.1), COSTLY)
         for name in ("gradient", "gradient-x-input", "guided-backprop")
     ]
-    return found
+    return Subject(model, images(folder, "test.zip", pairs), IMAGENET_BOUNDS, found)
 
 
-def attack(model: nn.Module, inputs: Tensor, cell: Cell, steps: int) -> dict[str, Tensor]:
+def efficientnet(folder: Path, pairs: int, beta: float) -> Subject:
+    """EfficientNet-Lite0 at 224 pixels with gradient and LRP (z+ with z^B)."""
+    loaded = load_model("demo")
+    photographs = load_folder(folder / "imagenet-sample").images
+    chosen = photographs[:: len(photographs) // pairs][:pairs]
+    inputs = torch.stack([loaded.preprocessing.apply(one) for one in chosen])
+    low, high = (float(end[0]) for end in loaded.preprocessing.bounds())  # the same for each channel
+    plain: Mapping[str, Explainer] = {
+        "gradient": method("gradient"),
+        "deep-taylor": method("deep-taylor", convention="dombrowski2019", bounds=(low, high)),
+    }
+    found_cells = [cell for name, one in plain.items() for cell in smoothed(name, one, pairs, (beta,))]
+    return Subject(loaded.module, inputs, ((low,), (high,)), found_cells)
+
+
+def smoothed(name: str, one: Explainer, pairs: int, betas: tuple[float, ...]) -> list[Cell]:
+    """The method as it is, and with softplus of each beta."""
+    softer = [Cell(name, f"beta {beta:g}", beta_smooth(one, beta), pairs) for beta in betas]
+    return [Cell(name, "plain", one, pairs), *softer]
+
+
+SUBJECTS = {"resnet20": resnet20, "efficientnet-lite0": efficientnet}
+
+
+def attack(subject: Subject, cell: Cell, steps: int) -> dict[str, Tensor]:
     """Attack each image with the map of the next but a tenth of them (another class); one value a pair."""
-    clean = inputs[: cell.pairs] if cell.pairs == len(inputs) else inputs[:: len(inputs) // cell.pairs]
-    clean = clean[: cell.pairs]
+    model, inputs = subject.model, subject.inputs
+    clean = inputs[:: len(inputs) // cell.pairs][: cell.pairs]
     others = clean.roll(-max(1, len(clean) // 10), 0)
     goal = saliency(cell.explainer(model, others)).detach()
-    settings = replace(preset("default", IMAGENET_BOUNDS), steps=steps, keep="last")
+    settings = replace(preset("default", subject.bounds), steps=steps, keep="last")
     result = manipulate(model, clean, goal, explainer=cell.explainer, settings=settings)
     found = result.statistics()
     found["pcc_before"] = result.similarity.before.pcc.double()
@@ -132,21 +165,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--network", choices=SUBJECTS, default="resnet20")
     parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--beta", type=float, default=5.6, help="what choose_beta gives for this network")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--beta", type=float, default=5.6, help="what choose_beta gives for the ResNet-20")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
-    model = trained_resnet20(options.data)
-    inputs = images(options.data, "test.zip", options.pairs)
+    subject = SUBJECTS[options.network](options.data, options.pairs, options.beta)
     results: dict[tuple[str, str], dict[str, Tensor]] = {}
-    planned = cells(model, options.data, options.pairs, options.beta)
-    for cell in planned:
-        path = options.out / f"{cell.key}--{options.pairs}--{options.steps}.safetensors"
+    for cell in subject.cells:
+        name = f"{options.network}--{cell.key}--{options.pairs}--{options.steps}.safetensors"
+        path = options.out / name
         if not path.exists():
-            write_bytes(path, save(attack(model, inputs, cell, options.steps)))
+            write_bytes(path, save(attack(subject, cell, options.steps)))
             print(f"finished {cell.key}", file=sys.stderr, flush=True)
         results[cell.name, cell.variant] = load_file(path)
+    planned = subject.cells
     print(f"| method | variant | pairs | {' | '.join(STATISTICS.values())} |")
     print("| --- " * (3 + len(STATISTICS)) + "|")
     for cell in planned:

@@ -7,10 +7,11 @@ import veridical as vd
 from networks import Residual, images, seeded
 
 SURFACE = {
-    "Patterns", "as_quantus", "audit", "beta_smooth", "cascading_randomization", "cosine_convergence",
-    "coverage", "explain", "explain_several", "fit_patterns", "from_captum", "from_zennit", "infidelity",
-    "manipulate", "method", "methods", "pixel_flipping", "random_logit", "saliency", "sensitivity",
-    "smoothgrad",
+    "Patterns", "as_quantus", "audit", "beta_smooth", "cascading_randomization", "choose_beta",
+    "class_difference", "compare_robustness", "cosine_convergence", "coverage", "explain",
+    "explain_several", "fit_patterns", "forge", "from_captum", "from_zennit", "infidelity", "manipulate",
+    "measure_alignment", "method", "methods", "pixel_flipping", "random_logit", "roar", "saliency",
+    "sensitivity", "smoothgrad", "tangent_fraction", "tangent_space", "undo",
 }  # fmt: skip
 
 
@@ -29,6 +30,7 @@ def test_a_method_is_given_by_name_or_as_a_callable() -> None:
     assert (by_name.median == vd.cosine_convergence(model, x, explain).median).all()
     assert vd.random_logit(model, x, "gradient").similarity.shape == (2,)
     assert vd.cascading_randomization(model, x, "gradient", steps=2).similarity.shape == (2, 2)
+    assert vd.class_difference(model, x, "gradient", 0, 1).difference.shape == x.shape
     assert vd.pixel_flipping(model, x, "gradient", steps=2).morf.probability.shape == (2, 3)
     assert vd.infidelity(model, x, "gradient", samples=2).values.shape == (2,)
     assert vd.sensitivity(model, x, "gradient", samples=2).values.shape == (2,)
@@ -58,3 +60,24 @@ def test_manipulate_takes_a_name_and_settings() -> None:
     assert seen == [1, 2, 3, 4] and result.inputs.shape == x.shape
     with pytest.raises(TypeError, match="speed"):
         vd.manipulate(model, x, target, speed=3)
+
+
+def test_attacks_are_undone_compared_and_forged_by_names_of_methods() -> None:
+    model, x = seeded(Residual), images(2, 16)
+    maps = vd.saliency(vd.explain(model, x.flip(0)))
+    attack = vd.manipulate(model, x, maps, steps=2, lr=1e-2)
+    undone = vd.undo(model, x, attack, method="gradient", betas=(10.0, 1.0), noises=())
+    assert undone.beta.to_target.shape == (3, 2) and undone.noise.levels == (0.0,)
+    methods = {"plain": "gradient", "smooth": vd.beta_smooth(vd.method("gradient"), 2.0)}
+    told = []
+    compared = vd.compare_robustness(model, x, maps, methods, steps=2, lr=1e-2, batch=1, callback=told.append)
+    assert compared.settings == attack.settings and told[-1] == 1.0
+    assert torch.allclose(compared.methods["plain"].outcome.saliency, attack.saliency, atol=1e-9)
+    forged = vd.forge(model, x, maps, steps=2, lr=1e-2)
+    assert forged.stored == () and forged.settings.every == 10
+    choice = vd.choose_beta(model, x, multiples=(8.0, 64.0), draws=1, kept=0.0, agreement=-1.0)
+    assert choice.method == "gradient" and len(choice.curve) == 2
+    with pytest.raises(ValueError, match="did you mean gradient"):
+        vd.undo(model, x, attack, method="gradients")
+    with pytest.raises(TypeError, match="speed"):
+        vd.choose_beta(model, x, speed=3)

@@ -9,16 +9,24 @@ if TYPE_CHECKING:
         as_quantus,
         audit,
         cascading_randomization,
+        choose_beta,
+        class_difference,
+        compare_robustness,
         cosine_convergence,
         coverage,
         explain_several,
+        forge,
         infidelity,
         manipulate,
         pixel_flipping,
         random_logit,
+        roar,
         sensitivity,
+        undo,
     )
     from veridical.attributions import Patterns, explain, fit_patterns, method, methods, saliency
+    from veridical.auditing.alignment import measure_alignment
+    from veridical.manifold import tangent_fraction, tangent_space
     from veridical.smoothing import beta_smooth, smoothgrad
 
 __version__ = "0.1.0"
@@ -29,31 +37,43 @@ __all__ = [
     "audit",
     "beta_smooth",
     "cascading_randomization",
+    "choose_beta",
+    "class_difference",
+    "compare_robustness",
     "cosine_convergence",
     "coverage",
     "explain",
     "explain_several",
     "fit_patterns",
+    "forge",
     "from_captum",
     "from_zennit",
     "infidelity",
     "manipulate",
+    "measure_alignment",
     "method",
     "methods",
     "pixel_flipping",
     "random_logit",
+    "roar",
     "saliency",
     "sensitivity",
     "smoothgrad",
+    "tangent_fraction",
+    "tangent_space",
+    "undo",
 ]
 
 _HOMES = {
     "veridical.adapters": ("from_captum", "from_zennit"),
     "veridical.api": (
-        "as_quantus", "audit", "cascading_randomization", "cosine_convergence", "coverage", "explain_several",
-        "infidelity", "manipulate", "pixel_flipping", "random_logit", "sensitivity",
+        "as_quantus", "audit", "cascading_randomization", "choose_beta", "class_difference",
+        "compare_robustness", "cosine_convergence", "coverage", "explain_several", "forge", "infidelity",
+        "manipulate", "pixel_flipping", "random_logit", "roar", "sensitivity", "undo",
     ),
     "veridical.attributions": ("Patterns", "explain", "fit_patterns", "method", "methods", "saliency"),
+    "veridical.auditing.alignment": ("measure_alignment",),
+    "veridical.manifold": ("tangent_fraction", "tangent_space"),
     "veridical.smoothing": ("beta_smooth", "smoothgrad"),
 }  # fmt: skip
 

@@ -218,7 +218,10 @@ def check_differentiable(explainer: Explainer) -> None:
     """
     if not is_differentiable(explainer):
         name = explainer_name(explainer)
-        raise ValueError(f"expected a differentiable method, got {name}; {NO_DERIVATIVE}")
+        raise ValueError(
+            f"expected a differentiable method, got {name}; {NO_DERIVATIVE}, or let calls alone estimate the "
+            'gradient: gradient="estimated", on the command line --gradient estimated'
+        )
 
 
 NO_DERIVATIVE = (

@@ -51,7 +51,8 @@ def test_the_map_of_a_method_without_a_derivative_moves_to_the_target():
 def test_the_cost_is_told():
     model, clean, goal = pair()
     explainer = Detached()
-    result = manipulate(model, clean, goal, explainer=explainer, settings=SETTINGS)
+    # all pairs at once: how many fit in memory need not be measured
+    result = manipulate(model, clean, goal, explainer=explainer, settings=SETTINGS, memory_gib=math.inf)
     assert result.calls.tolist() == [30 * 2 * 16] * 2
     looks = len(result.history) + 2  # and the clean and the kept image at the end
     assert explainer.images == 2 * (30 * 2 * 16 + looks)

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from networks import images, seeded
-from veridical.attacks import ManipulationSettings, RecoveryCurve, manipulate, undo
+from veridical.attacks import (
+    AttackedPairs,
+    ManipulationSettings,
+    RecoveryCurve,
+    RecoverySettings,
+    manipulate,
+    undo,
+)
 from veridical.attributions import method
 from veridical.metrics import box, pearson
 from veridical.smoothing import beta_smooth, smoothgrad
@@ -39,9 +46,10 @@ def attacked():
     return manipulate(network(), images(4), goals(), explainer=GRADIENT, settings=settings)
 
 
-def run(attacked, **options):
-    options = {**LEVELS, "explainer": GRADIENT, **options}
-    return undo(network(), images(4), attacked.inputs, goals(), **options)
+def run(attacked, *, target=None, callback=None, **changes):
+    pairs = AttackedPairs(images(4), attacked.inputs, goals(), target)
+    settings = RecoverySettings(**{**LEVELS, **changes})
+    return undo(network(), pairs, GRADIENT, settings=settings, callback=callback)
 
 
 def curve(kind, levels, ahead):
@@ -108,8 +116,23 @@ def test_one_class_can_be_explained(attacked):
 
 def test_the_settings_travel_with_the_result(attacked):
     found = run(attacked, range=2.0)
-    assert (found.method, found.samples, found.seed, found.range) == ("gradient", 3, 4, 2.0)
+    assert found.method == "gradient"
+    assert found.settings == RecoverySettings((3.0, 30.0), (0.1, 0.02), samples=3, range=2.0, seed=4)
     assert not found.interrupted and found.beta.maps is None
+
+
+def test_levels_are_kept_in_the_order_of_growing_smoothing():
+    settings = RecoverySettings([1.0, 10.0, 1.0], [0.2, 0.1])
+    assert (settings.betas, settings.noises) == ((10.0, 1.0), (0.1, 0.2))
+    assert settings == RecoverySettings((10.0, 1.0), (0.1, 0.2))
+    assert hash(settings) == hash(RecoverySettings((10.0, 1.0), (0.1, 0.2)))
+
+
+def test_target_maps_of_pairs_sum_to_one():
+    pairs = AttackedPairs(images(4), images(4), goals())
+    assert len(pairs) == 4 and len(pairs[1:3]) == 2
+    torch.testing.assert_close(pairs.target_map, sum_normalize(goals()))
+    torch.testing.assert_close(pairs[1:3].target_map, sum_normalize(goals())[1:3])
 
 
 def test_bands_are_boxes(attacked):
@@ -175,7 +198,8 @@ def test_progress_ends_at_one(attacked):
 
 def test_model_and_generator_are_as_before(attacked):
     state, net = torch.get_rng_state(), network()
-    undo(net, images(4), attacked.inputs, goals(), explainer=GRADIENT, **LEVELS)
+    pairs = AttackedPairs(images(4), attacked.inputs, goals())
+    undo(net, pairs, GRADIENT, settings=RecoverySettings(**LEVELS))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
@@ -197,15 +221,20 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_arguments(name):
     changes, message = WRONG[name]
-    given = {"clean": images(4), "manipulated": images(4), "target_map": goals(), **LEVELS}
+    given = {"clean": images(4), "manipulated": images(4), "target_map": goals(), "target": None, **LEVELS}
+    given = {"explainer": GRADIENT, **given, **changes}
+    names = ("clean", "manipulated", "target_map", "target", "explainer")
+    clean, manipulated, maps, target, explainer = (given.pop(name) for name in names)
     with pytest.raises(ValueError, match=message):
-        undo(network(), **{"explainer": GRADIENT, **given, **changes})
+        pairs = AttackedPairs(clean, manipulated, maps, target)
+        undo(network(), pairs, explainer, settings=RecoverySettings(**given))
 
 
 def test_a_network_without_relu_has_a_noise_curve_only():
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
     x = images(2)
-    found = undo(net, x, x + 0.1, goals(2), explainer=GRADIENT, betas=(), noises=(0.1,), samples=2)
+    pairs = AttackedPairs(x, x + 0.1, goals(2))
+    found = undo(net, pairs, GRADIENT, settings=RecoverySettings(betas=(), noises=(0.1,), samples=2))
     assert bool(found.noise.to_target.isfinite().all())
     with pytest.raises(ValueError, match="ReLU"):
-        undo(net, x, x + 0.1, goals(2), explainer=GRADIENT, betas=(1.0,))
+        undo(net, pairs, GRADIENT, settings=RecoverySettings(betas=(1.0,)))

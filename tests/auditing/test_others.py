@@ -11,7 +11,7 @@ from veridical.records import read_run
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setitem(PRESETS, "quick", Preset(5, 3, 1, 2, 1, 3, 1e-2, ("gradient",), 2))
+    monkeypatch.setitem(PRESETS, "quick", Preset(5, 3, 1, 2, 1, 3, ("gradient",), 2))
 
 
 def ramp(model, inputs, target):

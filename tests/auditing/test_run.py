@@ -65,7 +65,7 @@ def test_a_run_directory_holds_what_the_report_reads(network, images, tmp_path):
 def test_all_tests_run_and_what_does_not_apply_is_recorded(network, images, tmp_path, monkeypatch):
     from veridical.auditing import PRESETS, Preset
 
-    monkeypatch.setitem(PRESETS, "quick", Preset(5, 3, 1, 2, 1, 3, 1e-2, ("gradient",), 2))
+    monkeypatch.setitem(PRESETS, "quick", Preset(5, 3, 1, 2, 1, 3, ("gradient",), 2))
     report = audit(network, images, out=tmp_path / "run", methods=["gradient", "smoothgrad"])
     assert {(one.method, one.test) for one in report.run.skipped} == {
         ("smoothgrad", "cosine-convergence"), ("smoothgrad", "manipulation"),
@@ -296,3 +296,32 @@ def test_run_json_is_strict_json(network, images, tmp_path):
         raise AssertionError(text)
 
     json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=refuse)
+
+
+def test_sign_flips_are_stored_with_their_share(network, images):
+    tests = ["random-logit", "cascading-randomization"]
+    report = audit(network, images, methods=["gradient-x-input"], tests=tests)
+    for test in tests:
+        found = [score for score in report.scores if score.test == test]
+        layers = {score.layer for score in found}
+        for layer in layers:
+            flips = [score.value for score in found if score.statistic == "flipped" and score.layer == layer]
+            (share,) = [
+                score for score in found if score.statistic == "flipped_share" and score.layer == layer
+            ]
+            assert len(flips) == 5 and set(flips) <= {0.0, 1.0}
+            assert share.value == sum(flips) / 5 and share.ci_low < share.value + 1e-12 < share.ci_high + 1e-9
+            assert share.n == 5
+
+
+def test_the_unchanged_network_is_explained_once_for_all_tests(network, images):
+    seen = []
+
+    def watched(model, inputs, target=None):
+        seen.append((model is network, len(inputs)))
+        return inputs * target[:, None, None, None]
+
+    tests = ["random-logit", "cascading-randomization", "pixel-flipping"]
+    audit(network, images, methods={"watched": watched}, tests=tests)
+    # Both classes of every image, and nothing else on the network as it is.
+    assert sum(count for unchanged, count in seen if unchanged) == 2 * 5

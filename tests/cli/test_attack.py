@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -8,70 +7,11 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from cli.attacking import record
 from veridical.attacks import stored
 from veridical.cli.attack_files import FILES
 from veridical.cli.main import app
 from veridical.models import load_model
-
-NETWORK = """
-import torch
-from torch import nn
-from veridical.models import Preprocessing
-
-def build():
-    module = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(),
-        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(6 * 64, 3),
-    )
-    # Far from a change of class, so that no setting of the attack decides whether there is one.
-    module[-1].bias.data[0] += 3.0
-    return module, Preprocessing(resize=32, crop=32), ("cat", "dog", "bird")
-
-def whole():
-    module, _, labels = build()
-    return module, Preprocessing(resize=None, crop=None), labels
-
-def fixed(model, inputs, target=None):
-    return inputs * 2.0
-
-class Still:
-    name = "still"
-    differentiable = False
-
-    def __call__(self, model, inputs, target=None):
-        return inputs.detach()
-
-still = Still()
-"""
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    (tmp_path / "attackmodule.py").write_text(NETWORK)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "attackmodule", raising=False)
-    generator = np.random.default_rng(0)
-    for name in ("one", "two"):
-        small = generator.integers(20, 235, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((40, 36), Image.Resampling.BICUBIC).save(tmp_path / f"{name}.png")
-
-    def run(*more, image="one.png", steps=25):
-        # A large step: the network is small, and so are the images.
-        fixed = ("attack", "--model", "attackmodule:build", "--image", tmp_path / image, "--steps", steps,
-                 "--lr", "0.01", "--out", tmp_path / "out")  # fmt: skip
-        return CliRunner().invoke(app, [str(argument) for argument in (*fixed, *more)])
-
-    return run
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Without the figure, which takes most of the time of a tiny attack."""
-    monkeypatch.setattr("veridical.cli.attack_files.attack_pictures", lambda shown: {})
-
-
-def record(tmp_path):
-    return json.loads((tmp_path / "out" / "result.json").read_text())
 
 
 def test_all_files_are_written_and_say_what_happened(call, tmp_path):

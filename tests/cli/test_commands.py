@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from veridical.cli.explain import picture_names
 from veridical.cli.main import app
 
 NETWORK = """
@@ -121,8 +122,31 @@ def test_explain_writes_maps_and_pictures(call, tmp_path):
 
     arrays, metadata = read_arrays(tmp_path / "maps" / "lrp-zplus.safetensors")
     assert arrays["relevance"].shape[:2] == (5, 3) and len(metadata["images"]) == 5
-    with Image.open(tmp_path / "maps" / "gradient" / "0.png.png") as picture:
+    assert metadata["pictures"] == [f"{index}.png" for index in range(5)]
+    assert {file.name for file in (tmp_path / "maps" / "gradient").iterdir()} == set(metadata["pictures"])
+    with Image.open(tmp_path / "maps" / "gradient" / "0.png") as picture:
         assert picture.size == arrays["relevance"].shape[:1:-1]
+
+
+def test_explain_keeps_the_pictures_of_images_with_the_same_stem(call, tmp_path):
+    photographs = tmp_path / "photographs"
+    for name in ("0.jpg", "0.bmp", "0-2.png"):
+        Image.open(photographs / "1.png").save(photographs / name)
+    result = call("explain", "--model", "tinymodule:small", "--images", photographs, "--methods", "gradient",
+                  "--out", tmp_path / "maps")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    from veridical.records import read_arrays
+
+    _, metadata = read_arrays(tmp_path / "maps" / "gradient.safetensors")
+    assert metadata["images"][:4] == ["0-2.png", "0.bmp", "0.jpg", "0.png"]
+    assert metadata["pictures"][:4] == ["0-2.png", "0.png", "0-3.png", "0-4.png"]
+    assert len(list((tmp_path / "maps" / "gradient").iterdir())) == len(metadata["images"]) == 8
+
+
+def test_names_of_pictures():
+    assert picture_names(["astronaut.png"]) == ["astronaut.png"]
+    assert picture_names(["a.png", "a.jpg", "A.gif", "b"]) == ["a.png", "a-2.png", "A-3.png", "b.png"]
+    assert picture_names(["two words.v2.jpg", "x/y.png"]) == ["two_words.v2.png", "x_y.png"]
 
 
 def test_a_method_is_also_a_callable_of_a_module(call, tmp_path):

@@ -23,7 +23,14 @@ from veridical.attacks.presets import (
     load_recipe,
     preset,
 )
-from veridical.attacks.recovery import Crossing, Recovery, RecoveryCurve, undo
+from veridical.attacks.recovery import (
+    AttackedPairs,
+    Crossing,
+    Recovery,
+    RecoveryCurve,
+    RecoverySettings,
+    undo,
+)
 from veridical.attacks.robustness import (
     AttackedMethod,
     Cost,
@@ -40,6 +47,7 @@ __all__ = [
     "IMAGENET_BOUNDS",
     "PRESETS",
     "AttackedMethod",
+    "AttackedPairs",
     "Convention",
     "Cost",
     "Crossing",
@@ -57,6 +65,7 @@ __all__ = [
     "RecipeError",
     "Recovery",
     "RecoveryCurve",
+    "RecoverySettings",
     "Robustness",
     "Similarity",
     "Survival",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -106,7 +107,9 @@ def compare_with_ghorbani(  # noqa: PLR0913 - each of these names a different th
         raise ValueError(f"expected region_share in (0, 1], got {region_share}; 0.1 is 10 % of the pixels")
     check_inputs(inputs)
     region = top_mask(checked_map(target_map, inputs), region_share)
-    ours = manipulate(model, inputs, target_map, explainer=explainer, target=target, settings=settings)
+    ours = manipulate(
+        model, inputs, target_map, explainer=explainer, target=target, settings=settings, memory_gib=math.inf
+    )
     theirs = ghorbani(
         model, inputs, explainer=explainer, region=region, target=target, settings=ghorbani_settings
     )

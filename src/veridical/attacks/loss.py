@@ -56,6 +56,15 @@ class Problem:
             return math.inf
         return BetaSchedule(*self.settings.beta, self.settings.steps)(step)
 
+    def part(self, pairs: slice) -> Problem:
+        """The problem of some of the pairs."""
+        return replace(
+            self,
+            targets=self.targets[pairs],
+            target_map=self.target_map[pairs],
+            logits=self.logits[pairs],
+        )
+
     def repeated(self, count: int) -> Problem:
         """The problem of a batch that holds this one `count` times."""
         return replace(
@@ -104,7 +113,9 @@ def saliency_map(explainer: Explainer, model: nn.Module, images: Tensor, target:
     Raises:
         ValueError: where the relevance does not have the shape of the images.
     """
-    return to_map(explainer(model, images, target), images, explainer_name(explainer))
+    with torch.enable_grad():  # a callable may differentiate inside, also where no derivative is asked for
+        relevance = explainer(model, images, target)
+    return to_map(relevance, images, explainer_name(explainer))
 
 
 def to_map(relevance: object, images: Tensor, name: str) -> Tensor:

@@ -5,12 +5,14 @@ Equation 4 of Dombrowski et al. 2019, "Explanations can be manipulated and geome
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from veridical.attacks.chunks import check_budget, split
 from veridical.attacks.estimated import GradientEstimate
 from veridical.attacks.loss import Problem, saliency_map, unmodified_logits
 from veridical.attacks.outcome import (
@@ -19,6 +21,7 @@ from veridical.attacks.outcome import (
     MapSimilarity,
     compare,
     image_change,
+    join,
     output_change,
 )
 from veridical.attacks.preconditions import (
@@ -37,7 +40,13 @@ from veridical.tensors import per_sample
 from veridical.values import Explainer, Target
 
 Callback = Callable[[int, Tensor], None]
-"""Called after every step with the number of steps done and the loss of each pair (N,)."""
+"""Called after every step with the number of steps done and the loss of each pair (N,).
+
+Where the pairs are optimized in parts, the steps done are those of the average pair, rounded down, and the
+loss of a pair that has not begun is NaN.
+"""
+
+_TOGETHER = 8  # images in one forward pass before the size of the parts is known
 
 
 def manipulate(  # noqa: PLR0913 - each of these names a different thing; the choices are in `settings`
@@ -49,13 +58,16 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     target: Target = None,
     settings: ManipulationSettings | None = None,
     callback: Callback | None = None,
+    memory_gib: float | None = None,
 ) -> Manipulation:
     """Optimize every image of a batch so that its map becomes its target map (Dombrowski et al. 2019).
 
     Minimizes ``F1 mean (h(x) - ht)^2 + F2 mean (g(x) - g0)^2`` with Adam, clamping after every step. The
-    batch's loss is the sum over pairs, so each pair goes its own way. The explained class is fixed to the
-    clean image's; all that is returned is measured on the unmodified network. A KeyboardInterrupt ends the
-    optimization, and what was reached so far is returned, flagged.
+    batch's loss is the sum over pairs, so each pair goes its own way, and any number of pairs can be given:
+    they are optimized in parts that fit in memory. The explained class is fixed to the clean image's; all
+    that is returned is measured on the unmodified network. A KeyboardInterrupt ends the optimization: the
+    pairs of the parts that are finished are returned, flagged, and while the first part is at work, that
+    part as far as it came.
 
     Args:
         model: the network; left as it was.
@@ -67,21 +79,25 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
         settings: steps, rates, factors, bounds; see `ManipulationSettings` and `PRESETS`. None is
             `preset("default")`, which needs no tuning; `preset("default", bounds)` clamps, too.
         callback: told the progress after every step.
+        memory_gib: GiB that a step may take beside network and images; one step of one and of two pairs is
+            measured to see how many fit. None takes half of the memory that is free, infinity all pairs at
+            once. The result does not depend on it, up to rounding.
 
     Raises:
         TypeError: where the inputs or the target are of the wrong type.
         ValueError: where the method says that it is not differentiable and the gradient is to be exact,
-            inputs, target maps, bounds or target do not fit, or the loss does not depend on the image to
-            first order.
+            inputs, target maps, bounds or target do not fit, the loss does not depend on the image to
+            first order, or one pair does not fit in `memory_gib`.
     """
     settings = preset() if settings is None else settings
     check_gradient(explainer, settings)
+    check_budget(memory_gib)
     check_inputs(inputs)
     goal = checked_map(target_map, inputs)
     clean = inputs.detach()
     check_within(clean, settings.limits(clean))
     with evaluation_mode(model):
-        logits = unmodified_logits(model, clean)
+        logits = torch.cat([unmodified_logits(model, some) for some in clean.split(_TOGETHER)])
         problem = Problem(
             model=model,
             explainer=explainer,
@@ -91,17 +107,69 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
             settings=settings,
             smooth=runs_smoothed(model, clean, explainer, settings),
         )
-        search = _Search(problem, clean)
-        with suppress(KeyboardInterrupt):
-            search.run(callback)
-        return _measured(search, clean, explained=target is not None)
+        parts = split(problem, clean, memory_gib)
+        return _in_parts(problem, clean, parts, callback, explained=target is not None)
+
+
+def _in_parts(
+    problem: Problem, clean: Tensor, parts: Sequence[slice], callback: Callback | None, *, explained: bool
+) -> Manipulation:
+    """One part after the other; a KeyboardInterrupt keeps those that are finished."""
+    done: list[Manipulation] = []
+    losses = torch.full_like(clean[:, 0, 0, 0], torch.nan)
+    with suppress(KeyboardInterrupt):
+        if len(parts) > 1:
+            _check_all(problem, clean, parts)
+        for pairs in parts:
+            search = _Search(problem.part(pairs), clean[pairs], checked=len(parts) > 1)
+            tell = None if callback is None else _Tell(callback, pairs, problem.settings.steps, losses)
+            try:
+                search.run(tell)
+            except KeyboardInterrupt:
+                if done:
+                    raise
+            done.append(_measured(search, clean[pairs], explained=explained))
+            if not search.finished:
+                break
+    if not done:
+        raise KeyboardInterrupt
+    result = join(done)
+    return result if len(result.inputs) == len(clean) else replace(result, interrupted=True)
+
+
+def _check_all(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> None:
+    """Try the first step of all pairs: what cannot work is said at once, not when its part begins."""
+    unit = problem.settings.unit(clean).expand(len(clean), -1, -1, -1)
+    found = []
+    for pairs in parts:
+        images = clean[pairs].clone().requires_grad_(True)
+        found.append(_slope(problem.part(pairs), images, unit[pairs], 0))
+    losses, gradients = (torch.cat([one[place] for one in found]) for place in (0, 1))
+    check_first(gradients, losses, problem.explainer)
+
+
+@dataclass(frozen=True)
+class _Tell:
+    """Turns the steps of one part into the progress of all pairs."""
+
+    callback: Callback
+    pairs: slice
+    steps: int
+    losses: Tensor
+
+    def __call__(self, step: int, losses: Tensor) -> None:
+        begin, end = self.pairs.start, self.pairs.stop
+        self.losses[begin:end] = losses
+        done = (begin * self.steps + (end - begin) * step) // len(self.losses)
+        self.callback(done, self.losses.clone())
 
 
 class _Search:
     """The optimization of one batch, and what it has found so far; readable at any moment."""
 
-    def __init__(self, problem: Problem, clean: Tensor) -> None:
+    def __init__(self, problem: Problem, clean: Tensor, *, checked: bool) -> None:
         self.problem = problem
+        self.checked = checked
         self.limits = problem.settings.limits(clean)
         self.unit = problem.settings.unit(clean)
         self.calls = 0
@@ -127,8 +195,10 @@ class _Search:
         self.finished = True
 
     def _step(self, optimizer: torch.optim.Adam, step: int) -> Tensor:
-        losses, gradient = self._slope(step)
-        if step == 0:
+        losses, gradient = _slope(self.problem, self.images, self.unit, step)
+        estimated = self.problem.settings.gradient == "estimated"
+        self.calls += 2 * self.problem.settings.directions if estimated else 1
+        if step == 0 and not self.checked:
             check_first(gradient, losses, self.problem.explainer)
         self.images.grad = torch.where(gradient.isfinite(), gradient, 0.0)
         before = self.images.detach().clone()
@@ -140,24 +210,6 @@ class _Search:
             if self.limits is not None:
                 self.images.clamp_(*self.limits)
         return losses
-
-    def _slope(self, step: int) -> tuple[Tensor, Tensor]:
-        """The loss of each pair (N,) and its gradient (N, C, H, W)."""
-        problem, beta = self.problem, self.problem.beta(step)
-        settings = problem.settings
-        if settings.gradient == "estimated":
-            estimate = GradientEstimate(settings.directions, settings.radius, settings.seed)
-            self.calls += 2 * settings.directions
-            images = self.images.detach()
-            gradient, losses = estimate(
-                lambda moved, count: problem.repeated(count).losses(moved, beta), images, self.unit, step
-            )
-            return losses, gradient
-        self.calls += 1
-        with torch.enable_grad():
-            losses = problem.losses(self.images, beta)
-            # grad, not backward: the parameters of the model must not collect gradients.
-            return losses.detach(), gradient_of(losses.sum(), self.images)
 
     def _evaluate(self, step: int, losses: Tensor) -> None:
         """Look at the unmodified network, and keep the pairs that are better than before."""
@@ -175,6 +227,21 @@ class _Search:
         self._best = torch.where(better, pcc, self._best)
         self.kept_step = torch.where(better, step, self.kept_step)
         self.kept = torch.where(per_sample(better, images), images, self.kept)
+
+
+def _slope(problem: Problem, images: Tensor, unit: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """The loss of each pair (N,) and its gradient (N, C, H, W)."""
+    settings, beta = problem.settings, problem.beta(step)
+    if settings.gradient == "estimated":
+        estimate = GradientEstimate(settings.directions, settings.radius, settings.seed)
+        gradient, losses = estimate(
+            lambda moved, count: problem.repeated(count).losses(moved, beta), images.detach(), unit, step
+        )
+        return losses, gradient
+    with torch.enable_grad():
+        losses = problem.losses(images, beta)
+        # grad, not backward: the parameters of the model must not collect gradients.
+        return losses.detach(), gradient_of(losses.sum(), images)
 
 
 def _measured(search: _Search, clean: Tensor, *, explained: bool) -> Manipulation:

@@ -20,6 +20,7 @@ from veridical.attacks.preconditions import checked_map
 from veridical.checks import check_choice, check_inputs, evaluation_mode, resolve_target
 from veridical.metrics import Box, Interval, box, pearson, share_interval
 from veridical.smoothing import BetaSmoothed, NoiseAveraged
+from veridical.smoothing.schedule import check_beta
 from veridical.values import Explainer, Target, explainer_name
 
 Reference = Literal["smoothed", "plain"]
@@ -30,6 +31,88 @@ BETAS = (1000.0, 300.0, 100.0, 50.0, 30.0, 20.0, 10.0, 7.0, 5.0, 3.0, 2.0, 1.0, 
 """Betas from almost ReLU to well below the paper's 0.8."""
 NOISES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Noise levels: 0.1 to 10 %, the axis of the paper's figure (arXiv v1, figure 18)."""
+
+
+@dataclass(frozen=True)
+class RecoverySettings:
+    """How maps are smoothed, and how many at once.
+
+    Args:
+        betas: sharpness of the softplus networks, kept in falling order; none for a network without a ReLU.
+        noises: noise levels of SmoothGrad, kept in growing order.
+        samples: noisy copies.
+        range: what the noise level is a fraction of; see `veridical.smoothing.NoiseAveraged`.
+        seed: of the noise.
+        batch: pairs in one call of the method; the result does not depend on it.
+        keep_maps: whether to return the maps of the manipulated images too.
+
+    Raises:
+        ValueError: where a beta or the batch is out of range; `undo` checks the noise.
+    """
+
+    betas: tuple[float, ...] = BETAS
+    noises: tuple[float, ...] = NOISES
+    samples: int = 10
+    range: Literal["image"] | float = "image"
+    seed: int = 0
+    batch: int = 16
+    keep_maps: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the choices, and put the levels in order."""
+        betas = sorted({check_beta(beta) for beta in self.betas}, reverse=True)
+        object.__setattr__(self, "betas", tuple(betas))
+        object.__setattr__(self, "noises", tuple(sorted(set(self.noises))))
+        if self.batch < 1:
+            raise ValueError(f"expected a batch of at least 1, got {self.batch}; give a whole number")
+
+    def averaged(self, explainer: Explainer, noise: float) -> NoiseAveraged:
+        """The method averaged by SmoothGrad at one noise level."""
+        return NoiseAveraged(explainer, self.samples, noise, self.seed, self.range)
+
+
+@dataclass(frozen=True, eq=False)
+class AttackedPairs:
+    """Images before and after an attack, and what the attack aimed at.
+
+    Args:
+        clean: the original images (N, C, H, W).
+        manipulated: the same, manipulated.
+        target_map: the maps aimed at (N, H, W), non-negative.
+        target: the explained class; None for what the unmodified network predicts, for the clean and the
+            manipulated image each.
+
+    Raises:
+        TypeError: where images are no tensors of floats.
+        ValueError: where they do not belong together.
+    """
+
+    clean: Tensor
+    manipulated: Tensor
+    target_map: Tensor
+    target: Target = None
+
+    def __post_init__(self) -> None:
+        """Check that the pairs belong together, and scale the target maps."""
+        check_inputs(self.clean)
+        check_inputs(self.manipulated)
+        if self.manipulated.shape != self.clean.shape:
+            raise ValueError(
+                f"expected manipulated images of shape {tuple(self.clean.shape)}, got "
+                f"{tuple(self.manipulated.shape)}; give every clean image its manipulated one"
+            )
+        check_target_count(self.target, len(self.clean))
+        object.__setattr__(self, "target_map", checked_map(self.target_map, self.clean))
+
+    def __len__(self) -> int:
+        """How many pairs."""
+        return len(self.clean)
+
+    def __getitem__(self, chunk: slice) -> AttackedPairs:
+        """Some of the pairs."""
+        target = self.target[chunk] if isinstance(self.target, Tensor) else self.target
+        clean, manipulated = self.clean[chunk].detach(), self.manipulated[chunk].detach()
+        return AttackedPairs(clean, manipulated, self.target_map[chunk], target)
 
 
 @dataclass(frozen=True)
@@ -137,36 +220,23 @@ class Recovery:
         beta: the curve for softplus networks with falling beta.
         noise: the curve for SmoothGrad with growing noise.
         method: name of the explained method.
-        samples: noisy copies of SmoothGrad.
-        range: what the noise level is a fraction of; "image" is each image's own max - min.
-        seed: of the noise.
+        settings: the choices that made it, the seed among them.
         interrupted: whether a KeyboardInterrupt ended it early.
     """
 
     beta: RecoveryCurve
     noise: RecoveryCurve
     method: str
-    samples: int
-    range: Literal["image"] | float
-    seed: int
+    settings: RecoverySettings
     interrupted: bool
 
 
-def undo(  # noqa: PLR0913 - each names a different thing
+def undo(
     model: nn.Module,
-    clean: Tensor,
-    manipulated: Tensor,
-    target_map: Tensor,
-    *,
+    pairs: AttackedPairs,
     explainer: Explainer,
-    target: Target = None,
-    betas: Sequence[float] = BETAS,
-    noises: Sequence[float] = NOISES,
-    samples: int = 10,
-    range: Literal["image"] | float = "image",
-    seed: int = 0,
-    batch: int = 16,
-    keep_maps: bool = False,
+    *,
+    settings: RecoverySettings = RecoverySettings(),  # noqa: B008 - frozen
     callback: Progress | None = None,
 ) -> Recovery:
     """Explain manipulated images at falling beta and at growing SmoothGrad noise (figure 4 of the paper).
@@ -175,50 +245,35 @@ def undo(  # noqa: PLR0913 - each names a different thing
 
     Args:
         model: the network; left as it was.
-        clean: the original images (N, C, H, W).
-        manipulated: the same, manipulated.
-        target_map: the maps aimed at (N, H, W).
+        pairs: clean and manipulated images, the maps aimed at, and the explained class.
         explainer: the plain method that was attacked.
-        target: the explained class; None for what the unmodified network predicts, for the clean and the
-            manipulated image each.
-        betas: sharpness of the softplus networks, in any order; none for a network without a ReLU.
-        noises: noise levels of SmoothGrad, in any order.
-        samples: noisy copies.
-        range: what the noise level is a fraction of; see `veridical.smoothing.NoiseAveraged`.
-        seed: of the noise.
-        batch: pairs in one call of the method; the result does not depend on it.
-        keep_maps: whether to return the maps of the manipulated images too.
+        settings: levels of smoothing, noise and batch.
         callback: told the progress.
 
     Returns:
         Both curves, each beginning with the unmodified method.
 
     Raises:
-        TypeError: where images or target are of the wrong type.
-        ValueError: where shapes do not fit, the method is smoothed already, or a level is out of range.
+        TypeError: where the target is of the wrong type.
+        ValueError: where the method is smoothed already, the noise is out of range, a class does not exist,
+            or the network has no ReLU though betas are asked for.
     """
-    _check(clean, manipulated, batch)
-    check_target_count(target, len(clean))
-    goals = checked_map(target_map, clean)
-    if betas and isinstance(explainer, BetaSmoothed):
+    if settings.betas and isinstance(explainer, BetaSmoothed):
         raise ValueError(f"expected a plain method, got {explainer.name}; give the method inside it")
-    smoothed = [BetaSmoothed(explainer, beta) for beta in sorted(set(betas), reverse=True)]
-    averaged = [NoiseAveraged(explainer, samples, noise, seed, range) for noise in sorted(set(noises))]
+    smoothed = [BetaSmoothed(explainer, beta) for beta in settings.betas]
+    averaged = [settings.averaged(explainer, noise) for noise in settings.noises]
     curves = (
-        _Curve("beta", (math.inf, *(one.beta for one in smoothed)), (explainer, *smoothed)),
-        _Curve("noise", (0.0, *(one.noise for one in averaged)), (explainer, *averaged)),
+        _Curve("beta", (math.inf, *settings.betas), (explainer, *smoothed)),
+        _Curve("noise", (0.0, *settings.noises), (explainer, *averaged)),
     )
-    work = _Work(model, explainer, curves, len(clean) * sum(len(curve.levels) for curve in curves), callback)
+    work = _Work(model, explainer, curves, len(pairs) * sum(len(curve.levels) for curve in curves), callback)
     for curve in curves:
-        curve.reserve(clean, keep_maps)
+        curve.reserve(pairs.clean, settings.keep_maps)
     with evaluation_mode(model), suppress(KeyboardInterrupt):
-        for chunk in _chunks(len(clean), batch):
-            part = target[chunk] if isinstance(target, Tensor) else target
-            work.measure(chunk, clean[chunk].detach(), manipulated[chunk].detach(), goals[chunk], part)
+        for chunk in _chunks(len(pairs), settings.batch):
+            work.measure(chunk, pairs[chunk])
     beta, noise = (curve.result() for curve in curves)
-    return Recovery(
-        beta, noise, explainer_name(explainer), samples, range, seed, interrupted=work.done < work.total
-    )
+    return Recovery(beta, noise, explainer_name(explainer), settings, interrupted=work.done < work.total)
 
 
 def _chunks(count: int, batch: int) -> list[slice]:
@@ -265,16 +320,17 @@ class _Work:
     callback: Progress | None
     done: int = 0
 
-    def measure(self, chunk: slice, clean: Tensor, manipulated: Tensor, goal: Tensor, target: Target) -> None:
+    def measure(self, chunk: slice, pairs: AttackedPairs) -> None:
         """All levels for one chunk of pairs."""
-        classes = resolve_target(unmodified_logits(self.model, clean), target)
-        changed_classes = resolve_target(unmodified_logits(self.model, manipulated), target)
+        clean, manipulated = pairs.clean, pairs.manipulated
+        classes = resolve_target(unmodified_logits(self.model, clean), pairs.target)
+        changed_classes = resolve_target(unmodified_logits(self.model, manipulated), pairs.target)
         plain = self._map(self.explainer, clean, classes)
         for curve in self.curves:
             for level, method in enumerate(curve.methods):
                 original = self._map(method, clean, classes) if level else plain
                 maps = self._map(method, manipulated, changed_classes)
-                curve.put(level, chunk, maps, (goal, original, plain))
+                curve.put(level, chunk, maps, (pairs.target_map, original, plain))
                 self.done += len(clean)
                 if self.callback is not None:
                     self.callback(self.done / self.total)
@@ -311,16 +367,3 @@ def check_target_count(target: Target, count: int) -> None:
         raise ValueError(
             f"expected targets of shape ({count},), got {tuple(target.shape)}; give each image one class"
         )
-
-
-def _check(clean: Tensor, manipulated: Tensor, batch: int) -> None:
-    """Check that the pairs belong together."""
-    check_inputs(clean)
-    check_inputs(manipulated)
-    if manipulated.shape != clean.shape:
-        raise ValueError(
-            f"expected manipulated images of shape {tuple(clean.shape)}, got {tuple(manipulated.shape)}; "
-            "give every clean image its manipulated one"
-        )
-    if batch < 1:
-        raise ValueError(f"expected a batch of at least 1, got {batch}; give a whole number")

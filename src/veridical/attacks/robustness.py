@@ -5,6 +5,7 @@ Dombrowski et al. 2019, figure 5, and figures 15 to 19 of the supplement.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -281,6 +282,7 @@ def _attacked(
             target=pairs.target,
             settings=settings,
             callback=tell,
+            memory_gib=math.inf,  # `batch` says how many are attacked together
         )
     if outcome.interrupted:
         # Half an attack would look like a method that withstands it.

@@ -1,6 +1,7 @@
 """The audit: runs every test on every method, and says which methods may be believed."""
 
 from veridical.attacks import array_target, image_target, region_target, text_target, uniform_target
+from veridical.attributions import Patterns, fit_patterns
 from veridical.attributions import methods as method_names
 from veridical.attributions.entry import method_entry, method_summary
 from veridical.auditing.forgery import Forgery, Moment, attack_settings, defended, forge
@@ -29,6 +30,7 @@ __all__ = [
     "AuditReport",
     "Forgery",
     "Moment",
+    "Patterns",
     "Policy",
     "PolicyError",
     "Preset",
@@ -43,6 +45,7 @@ __all__ = [
     "describe",
     "find_methods",
     "find_tests",
+    "fit_patterns",
     "forge",
     "image_target",
     "judge",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from veridical.attacks import Manipulation, ManipulationSettings, manipulate
 from veridical.attributions import saliency
+from veridical.auditing.forgery import attack_settings
 from veridical.auditing.plan import Task
 from veridical.faithfulness import (
     FlippingCurves,
@@ -20,7 +21,8 @@ from veridical.faithfulness import (
     pixel_flipping,
     random_logit,
 )
-from veridical.metrics import bootstrap_interval
+from veridical.faithfulness.maps import explained_each
+from veridical.metrics import bootstrap_interval, share_interval
 from veridical.records import Arrays, Score
 from veridical.values import Explainer
 
@@ -108,6 +110,7 @@ def _random_logit(subject: Subject, work: Work) -> Outcome:
         work.score("ssim", value, image=name) for value, name in zip(values, subject.names, strict=True)
     ]
     scores.append(work.summary("median_ssim", values))
+    scores += _flips(subject, work, result.flips)
     arrays = {"original": array(result.maps), "other_logit": array(result.other_maps)}
     others = [int(other) for other in result.other_target]
     metadata = {"other_targets": others, "other_labels": [subject.label(other) for other in others]}
@@ -117,23 +120,49 @@ def _random_logit(subject: Subject, work: Work) -> Outcome:
 def _cascading(subject: Subject, work: Work) -> Outcome:
     result = cascading_randomization(
         subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed,
-        batch=work.batch,
+        batch=work.batch, relevance=_relevance(subject, work),
         steps=work.settings["steps"], protocol=work.settings["protocol"],
     )  # fmt: skip
     scores = []
-    for layer, values in zip(result.layers, result.similarity.tolist(), strict=True):
+    for step, (layer, values) in enumerate(zip(result.layers, result.similarity.tolist(), strict=True)):
         named = zip(values, subject.names, strict=True)
         scores += [work.score("ssim", value, image=name, layer=layer) for value, name in named]
         scores.append(work.summary("median_ssim", values, layer))
+        scores += _flips(subject, work, result.flips[step], layer)
     arrays = {"original": array(result.original), "randomized": array(result.maps)}
     return Outcome(scores, arrays, {"layers": list(result.layers)})
 
 
-def _pixel_flipping(subject: Subject, work: Work) -> Outcome:
+def _relevance(subject: Subject, work: Work) -> Tensor:
+    """The method's relevance of all images, computed once; the same bits whichever test asks first."""
     method, relevance = subject.known.get("relevance", ("", None))
+    if method != work.task.method:
+        relevance = explained_each(
+            subject.model, subject.images, work.explainer, lambda _, rows: [subject.targets[rows]], work.batch
+        )[0][0]
+        subject.known["relevance"] = (work.task.method, relevance)
+    found: Tensor = relevance
+    return found
+
+
+def _flips(subject: Subject, work: Work, flips: Tensor, layer: str = "") -> list[Score]:
+    """Where the negative map was the more similar one, and the share of it; nothing for other protocols."""
+    if bool(flips.isnan().all()):
+        return []
+    named = zip(flips.tolist(), subject.names, strict=True)
+    share = share_interval(flips, level=LEVEL)
+    return [
+        *(work.score("flipped", value, image=name, layer=layer) for value, name in named),
+        work.score(
+            "flipped_share", share.estimate, layer=layer, ci_low=share.low, ci_high=share.high, n=share.n
+        ),
+    ]
+
+
+def _pixel_flipping(subject: Subject, work: Work) -> Outcome:
     result = pixel_flipping(
         subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed,
-        batch=work.batch, relevance=relevance if method == work.task.method else None,
+        batch=work.batch, relevance=_relevance(subject, work),
         reuse=subject.known.get("random orders"), steps=tuple(work.settings["steps"]),
         random=work.settings["random"], baseline=work.settings["baseline"],
     )  # fmt: skip
@@ -205,8 +234,8 @@ def _convergence(subject: Subject, work: Work) -> Outcome:
 
 def _manipulation(subject: Subject, work: Work) -> Outcome:
     pairs, results = int(work.settings["pairs"]), []
-    settings = ManipulationSettings(
-        steps=work.settings["steps"], lr=work.settings["lr"], bounds=subject.bounds
+    settings = attack_settings(
+        work.settings["preset"], subject.bounds, steps=work.settings["steps"], seed=work.seed
     )
     for index in range(pairs):
         results.append(_manipulate_one(subject, work, settings, (index, pairs)))

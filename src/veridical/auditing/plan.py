@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from veridical.attacks import preset as attack_preset
 from veridical.attributions import method as find_method
 from veridical.auditing.policy import TEST_NAMES
 from veridical.checks import NO_DERIVATIVE, check_method, nearest_names
@@ -25,6 +26,9 @@ DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
+MANIPULATION = "default"
+"""The attack of the audit, one of `veridical.attacks.PRESETS`: the one that needs no tuning."""
+
 FLIPPED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 """Shares of removed pixels where time allows: dense at first, where the curves differ most."""
 
@@ -39,8 +43,7 @@ class Preset:
         convergence_images: images of the cosine convergence at most.
         vectors: starting vectors for each of them.
         pairs: image pairs of the manipulation at most.
-        manipulation_steps: steps of its optimization.
-        manipulation_rate: learning rate of its optimization.
+        manipulation_steps: steps of its optimization, otherwise the attack `MANIPULATION`.
         manipulated: methods that are manipulated where the test is not named; the others are recorded as
             skipped.
         samples: nodes of integrated gradients and samples of SmoothGrad.
@@ -55,7 +58,6 @@ class Preset:
     vectors: int
     pairs: int
     manipulation_steps: int
-    manipulation_rate: float
     manipulated: tuple[str, ...]
     samples: int
     batch: int = 4
@@ -64,10 +66,10 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "quick": Preset(5, 6, 3, 5, 1, 120, 3e-3, ("gradient",), 10),
-    "standard": Preset(24, 12, 8, 5, 4, 500, 1e-3, ("gradient", "lrp-zplus"), 30, flipped=FLIPPED, orders=5),
+    "quick": Preset(5, 6, 3, 5, 1, 120, ("gradient",), 10),
+    "standard": Preset(24, 12, 8, 5, 4, 300, ("gradient", "lrp-zplus"), 30, flipped=FLIPPED, orders=5),
     "thorough": Preset(
-        200, 24, 200, 5, 20, 1500, 1e-3, ("gradient", "gradient-x-input", "lrp-zplus"), 50, flipped=FLIPPED,
+        200, 24, 200, 5, 20, 300, ("gradient", "gradient-x-input", "lrp-zplus"), 50, flipped=FLIPPED,
         orders=10,
     ),
 }  # fmt: skip
@@ -186,9 +188,15 @@ def settings_of(preset: Preset, seed: int, images: int) -> dict[str, dict[str, A
         "cosine-convergence": {
             "images": min(preset.convergence_images, images), "vectors": preset.vectors, "seed": seed,
         },
-        "manipulation": {
-            "pairs": pairs, "steps": preset.manipulation_steps, "lr": preset.manipulation_rate,
-        },
+        "manipulation": {"pairs": pairs, **_manipulation(preset), "seed": seed},
+    }  # fmt: skip
+
+
+def _manipulation(preset: Preset) -> dict[str, Any]:
+    found = attack_preset(MANIPULATION)
+    return {
+        "preset": MANIPULATION, "steps": preset.manipulation_steps, "lr": found.lr, "lr_unit": found.lr_unit,
+        "factors": list(found.factors), "output": found.output,
     }  # fmt: skip
 
 

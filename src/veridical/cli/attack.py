@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,25 +18,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from torch import Tensor
 
-from veridical.auditing import (
-    PRESETS,
-    Forgery,
-    Moment,
-    attack_settings,
-    defended,
-    describe,
-    find_methods,
-    forge,
-)
-from veridical.cli.attack_files import FILES, check_place, write_attack
+from veridical.auditing import Forgery, Moment, attack_settings, defended, forge
+from veridical.cli.attack_files import check_place, write_attack
+from veridical.cli.attack_method import find_method
 from veridical.cli.attack_target import find_target
 from veridical.cli.errors import INTERRUPTED, one_line_errors
-from veridical.cli.options import Device, Model, Weights, find_device, find_explainers
+from veridical.cli.options import Device, Model, Weights, find_device
 from veridical.data import sample_photographs
 from veridical.data.images import Images, decode, digest, read_file
 from veridical.models import LoadedModel, load_model
 from veridical.report import AttackPictures
-from veridical.values import Explainer, FixedTensor
+from veridical.values import FixedTensor
 
 DEFAULT_PHOTOGRAPH = "chelsea.png"
 
@@ -53,6 +46,18 @@ TargetRegion = Annotated[
 ]
 TargetUniform = Annotated[bool, typer.Option("--target-uniform", help="Aim at a map with one value.")]
 Method = Annotated[str, typer.Option("--method", help="A name or package.module:callable.")]
+PatternsFile = Annotated[
+    Path | None, typer.Option("--patterns", help="Patterns of patternnet or pattern-attribution: a file.")
+]
+FitPatterns = Annotated[
+    Path | None, typer.Option("--fit-patterns", help="Fit them on the images of this folder instead.")
+]
+Gradient = Annotated[
+    str,
+    typer.Option(
+        "--gradient", help="exact; or estimated from calls, weak, for a method without a derivative."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write to; an earlier attack is replaced.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Steps of the optimization; default: the preset's.")
@@ -99,6 +104,9 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     target_region: TargetRegion = None,
     target_uniform: TargetUniform = False,
     method: Method = "gradient",
+    patterns: PatternsFile = None,
+    fit_patterns: FitPatterns = None,
+    gradient: Gradient = "exact",
     out: Out = Path("veridical-attack"),
     steps: Steps = None,
     lr: Rate = None,
@@ -116,33 +124,24 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         aim = find_target(
             image=target_image, map=target_map, text=target_text, region=target_region, uniform=target_uniform
         )
-        explainer = _explainer(method, smooth_beta, smoothgrad, seed)
-        chosen: dict[str, Any] = {"steps": steps, "lr": lr, "seed": seed}
+        chosen: dict[str, Any] = {"steps": steps, "lr": lr, "seed": seed, "gradient": gradient}
         attack_settings(preset, **chosen)  # refuses what is wrong before anything is loaded
+        defense = partial(defended, beta=smooth_beta, samples=smoothgrad, seed=seed, gradient=gradient)
+        wanted = find_method(method, patterns, fit_patterns, defense)
         check_place(out)
         subject = _load(model, weights, image, device)
-        goal, target = aim(subject.loaded, subject.inputs, explainer)
+        attacked = wanted(subject.loaded)
+        goal, target = aim(subject.loaded, subject.inputs, attacked.explainer)
         settings = attack_settings(preset, subject.bounds, **chosen)
         with _progress() as told:
-            found = forge(subject.loaded.module, subject.inputs, goal, explainer, settings, progress=told)
-        shown = {"name": method, "options": describe(explainer)[0]}
-        record = _record(subject, found, {"method": shown, "target": target, "preset": preset})
-        write_attack(out, found, record, _shown(subject, found, record))
+            found = forge(
+                subject.loaded.module, subject.inputs, goal, attacked.explainer, settings, progress=told
+            )
+        record = _record(subject, found, {"method": attacked.facts, "target": target, "preset": preset})
+        write_attack(out, found, record, _shown(subject, found, record), attacked.fitted)
         _tell(record, out)
     if found.attack.interrupted:
         raise typer.Exit(INTERRUPTED)
-
-
-def _explainer(method: str, beta: float | None, samples: int | None, seed: int) -> Explainer:
-    """The method, defended or not; refused before any work where it cannot be attacked."""
-    (found,) = find_methods(find_explainers(_one(method)), PRESETS["standard"]).values()
-    return defended(found, beta=beta, samples=samples, seed=seed)
-
-
-def _one(method: str) -> str:
-    if not method.strip() or "," in method:
-        raise ValueError(f"expected one method, got {method!r}; see `veridical methods`")
-    return method
 
 
 def _load(spec: str, weights: Path | None, image: Path | None, device: str) -> Subject:
@@ -210,7 +209,6 @@ def _record(subject: Subject, found: Forgery, chosen: dict[str, Any]) -> dict[st
             "threads": torch.get_num_threads(),
         },
         "conventions": found.conventions(),
-        "files": dict(FILES),
         **found.figures(label=loaded.label),
     }  # fmt: skip
 
@@ -223,7 +221,8 @@ def _shown(subject: Subject, found: Forgery, record: dict[str, Any]) -> AttackPi
     now = output["probability"] + output["probability_change"]
     # Where the class changed, the probability is still that of the class before.
     changed = "" if output["class_kept"] else f"; now {output['label_after']}"
-    ending = ", interrupted" if record["interrupted"] else ""
+    ending = ", gradient estimated" if record["gradient"]["kind"] == "estimated" else ""
+    ending += ", interrupted" if record["interrupted"] else ""
     return AttackPictures(
         clean=_array(show(found.clean)[0]),
         manipulated=_array(show(found.attack.inputs)[0]),
@@ -254,6 +253,11 @@ def _tell(record: dict[str, Any], out: Path) -> None:
     after, output = record["after"], record["after"]["output"]
     if record["interrupted"]:
         typer.echo(f"interrupted: the best of the steps until then is kept, step {record['kept_step']}")
+    if record["gradient"]["kind"] == "estimated":
+        typer.echo(
+            f"the gradient was estimated from {record['gradient']['calls']} maps, not derived: a weak "
+            "attack, whose failure does not show that the map is robust"
+        )
     typer.echo(f"the clean image: correlation with the target {_round(record['before']['to_target']['pcc'])}")
     typer.echo(f"the manipulated image: {_correlations(after)}")
     for name, one in record["stored"].items():

@@ -1,15 +1,18 @@
 """What `veridical attack` leaves in its directory."""
 
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from veridical.auditing import Forgery
+from veridical.auditing import Forgery, Patterns
 from veridical.records import RecordError, is_temporary, read_json, write_arrays, write_bytes, write_json
 from veridical.report import AttackPictures, attack_pictures
 
 RESULT = "result.json"
+PATTERNS = "patterns.safetensors"
 FILES: Mapping[str, str] = {
     "images.safetensors": "lossless: the clean and the manipulated image as the network takes them, float32",
     "maps.safetensors": "the maps of the clean image, of the target and of the manipulated image, float32",
@@ -23,6 +26,9 @@ FILES: Mapping[str, str] = {
     RESULT: "all figures",
 }
 
+FITTED: Mapping[str, str] = {PATTERNS: "the patterns that were fitted, for --patterns; left by later attacks"}
+"""What `--fit-patterns` adds."""
+
 
 def check_place(out: Path) -> None:
     """Refuse a directory that cannot be written to, or that holds something else than an attack.
@@ -35,7 +41,8 @@ def check_place(out: Path) -> None:
         raise ValueError(f"expected a directory to write to, got {place}; choose another --out")
     if not out.exists():
         return
-    others = sorted(one.name for one in out.iterdir() if one.name not in FILES and not is_temporary(one))
+    known = {**FILES, **FITTED}
+    others = sorted(one.name for one in out.iterdir() if one.name not in known and not is_temporary(one))
     if others:
         raise ValueError(
             f"expected an empty directory or an earlier attack, got {out} with {others[0]}; choose another"
@@ -51,14 +58,30 @@ def _is_attack(file: Path) -> bool:
         return False
 
 
-def write_attack(out: Path, found: Forgery, record: dict[str, Any], shown: AttackPictures) -> None:
+def write_attack(
+    out: Path, found: Forgery, record: dict[str, Any], shown: AttackPictures, fitted: Patterns | None = None
+) -> None:
     """Write all files, each of them whole; `finished` in result.json becomes true after the others.
+
+    Ctrl-C is ignored meanwhile: there is either an earlier attack in the directory, or this one.
 
     Raises:
         OSError: the disk is full, say; result.json then says that the directory holds no result.
     """
     pictures = {**found.pictures(), **attack_pictures(shown)}
-    record = {**record, "figure": {"difference_factor": shown.factor, "map_limit": shown.limit}}
+    record = {
+        **record,
+        "figure": {"difference_factor": shown.factor, "map_limit": shown.limit},
+        "files": {**FILES, **({} if fitted is None else FITTED)},
+    }
+    with _uninterrupted():
+        _write(out, found, record, pictures)
+        if fitted is not None:
+            fitted.save(out / PATTERNS)
+        write_json(out / RESULT, record)
+
+
+def _write(out: Path, found: Forgery, record: dict[str, Any], pictures: Mapping[str, bytes]) -> None:
     write_json(out / RESULT, {"format": record["format"], "finished": False})
     images = {"clean": found.clean, "manipulated": found.attack.inputs}
     for name, tensors in (("images", images), ("maps", found.maps())):
@@ -66,4 +89,12 @@ def write_attack(out: Path, found: Forgery, record: dict[str, Any], shown: Attac
         write_arrays(out / f"{name}.safetensors", arrays)
     for name, content in pictures.items():
         write_bytes(out / name, content)
-    write_json(out / RESULT, record)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,8 +1,10 @@
 """`veridical explain`: the maps of some methods, without any test."""
 
 import re
+from collections.abc import Iterable
 from io import BytesIO
-from pathlib import Path
+from itertools import chain, count
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import numpy as np
@@ -35,6 +37,7 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     with one_line_errors():
         explainers = find_methods(find_explainers(methods), PRESETS["standard"])
         material = load_material(model, weights, images, device)
+        pictures = picture_names(material.photographs.names)
         for name, explainer in explainers.items():
             relevance = np.concatenate(
                 [
@@ -45,12 +48,27 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
             write_arrays(
                 out / f"{name}.safetensors",
                 {"relevance": relevance},
-                {"images": list(material.photographs.names)},
+                {"images": list(material.photographs.names), "pictures": pictures},
             )
-            for image, values in zip(material.photographs.names, relevance.sum(1), strict=True):
-                stem = re.sub(r"[^A-Za-z0-9._-]", "_", image)
-                _write_picture(out / name / f"{stem}.png", values)
+            for picture, values in zip(pictures, relevance.sum(1), strict=True):
+                _write_picture(out / name / picture, values)
             typer.echo(str(out / f"{name}.safetensors"))
+
+
+def picture_names(images: Iterable[str]) -> list[str]:
+    """A file name for each map: that of its image with the suffix .png, and a number where that is taken.
+
+    Names that differ in nothing but case count as the same, since some disks cannot tell them apart.
+    """
+    taken: set[str] = set()
+    names = []
+    for image in images:
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", str(PurePath(image).with_suffix("")))
+        choices = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        free = next(choice for choice in choices if choice.lower() not in taken)
+        taken.add(free.lower())
+        names.append(f"{free}.png")
+    return names
 
 
 def _explained(relevance: object, image: Tensor, name: str) -> NDArray[np.float32]:

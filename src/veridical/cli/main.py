@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from veridical.cli import attack, audit, explain, gate, methods, models, report, tests
+from veridical.cli import attack, audit, explain, gate, methods, models, report, tests, train
 
 app = typer.Typer(
     help="Find out which explanations of an image classifier you may believe.",
@@ -35,6 +35,7 @@ def _options(
 app.command("audit")(audit.command)
 app.command("explain")(explain.command)
 app.command("attack")(attack.command)
+app.command("train")(train.command)
 app.command("gate")(gate.command)
 app.command("report")(report.command)
 app.command("methods")(methods.command)

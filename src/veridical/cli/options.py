@@ -67,17 +67,31 @@ def load_material(
     place = find_device(device)
     loaded = load_model(spec, weights)
     photographs = sample_photographs(limit) if folder is None else load_folder(folder, limit)
+    tell_skipped(photographs)
+    inputs = stacked([loaded.preprocessing.apply(image) for image in photographs.images])
+    loaded.module.to(place)
+    return Material(loaded, photographs, inputs.to(place))
+
+
+def tell_skipped(photographs: Images) -> None:
+    """Name on stderr what could not be used."""
     for name, reason in photographs.skipped:
         typer.echo(f"skipped {name}: {reason}", err=True)
-    tensors = [loaded.preprocessing.apply(image) for image in photographs.images]
+
+
+def stacked(tensors: list[Tensor]) -> Tensor:
+    """Preprocessed images (C, H, W) as one tensor (N, C, H, W).
+
+    Raises:
+        ValueError: they have different sizes.
+    """
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         raise ValueError(
             f"expected images of one size after preprocessing, got {sorted(shapes)}; "
             "give the model a preprocessing that crops, or make the files equal"
         )
-    loaded.module.to(place)
-    return Material(loaded, photographs, torch.stack(tensors).to(place))
+    return torch.stack(tensors)
 
 
 def find_device(name: str) -> torch.device:

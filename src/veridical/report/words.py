@@ -24,6 +24,8 @@ DIRECTIONS = {
 STATISTICS = {
     "median_ssim": "median similarity (SSIM)",
     "ssim": "similarity (SSIM)",
+    "flipped": "sign flip (1: the negative map is the more similar one)",
+    "flipped_share": "share of sign flips",
     "median_cosine": "median |cosine|",
     "mean_cosine": "mean |cosine|",
     "one_minus_median_cosine": "1 − median |cosine|",

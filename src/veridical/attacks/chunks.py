@@ -1,0 +1,173 @@
+"""How many pairs are optimized together: as many as fit in memory.
+
+What one step needs is measured on the first pairs, not guessed: methods, networks and sizes differ by orders
+of magnitude.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from veridical.attacks.loss import Problem
+from veridical.attacks.preconditions import gradient_of
+
+GIB = 2**30
+SHARE_OF_FREE = 0.5
+"""Without a budget, the share of the free memory that an attack takes."""
+
+MARGIN = 1.4
+"""What kernels need for themselves is not seen: the measured need is multiplied by this."""
+
+_UNKNOWN = 4 * GIB  # on systems that do not tell what is free
+
+
+def split(problem: Problem, clean: Tensor, memory_gib: float | None) -> list[slice]:
+    """Parts of equal size, each so small that one step of it fits in the budget.
+
+    A method that can only explain the whole batch (DeepLIFT with one reference for each image) is not split.
+
+    Args:
+        problem: of the whole batch.
+        clean: its images (N, C, H, W).
+        memory_gib: the budget; infinity for one part whatever it needs; None for half of the free memory,
+            and single pairs where not even one fits.
+
+    Raises:
+        ValueError: where a budget is given and one pair does not fit in it, or the method cannot be split.
+    """
+    whole = [slice(0, len(clean))]
+    if memory_gib == math.inf or (memory_gib is None and len(clean) == 1):
+        return whole
+    try:
+        one, two = (step_memory(problem.part(slice(0, n)), clean[:n]) for n in (1, min(2, len(clean))))
+    except ValueError as error:
+        if memory_gib is None or len(clean) == 1:
+            return whole  # an error that is not about the part comes back from the attack itself
+        raise ValueError(
+            "expected a method that explains a part of the batch, since memory_gib is given, got: "
+            f"{error}; give memory_gib=math.inf where the method belongs to this batch"
+        ) from error
+    budget = SHARE_OF_FREE * free_memory(clean.device) if memory_gib is None else memory_gib * GIB
+    if memory_gib is not None and MARGIN * one > budget:
+        raise ValueError(
+            f"expected memory_gib of at least {MARGIN * one / GIB:.2g}, which one pair needs, got "
+            f"{memory_gib:g}; give more, take smaller images, or a method of fewer steps or samples"
+        )
+    each = max(two - one, 1)
+    return _parts(len(clean), max(1, 1 + int((budget / MARGIN - one) // each)))
+
+
+def check_budget(memory_gib: float | None) -> None:
+    """Check that a memory budget is a positive number, or None.
+
+    Raises:
+        ValueError: where it is not.
+    """
+    if memory_gib is not None and not memory_gib > 0:
+        raise ValueError(
+            f"expected memory_gib above 0, got {memory_gib}; None takes half of the memory that is free"
+        )
+
+
+def _parts(count: int, largest: int) -> list[slice]:
+    """As few parts as possible, of sizes that differ by at most one."""
+    parts = -(-count // largest)
+    edges = [count * index // parts for index in range(parts + 1)]
+    return [slice(begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
+
+
+def step_memory(problem: Problem, images: Tensor) -> int:
+    """The bytes that tensors take at the peak of one step of the optimization, beyond what was there."""
+    meter = LivePeak()
+    beta = problem.beta(0)
+    with meter:
+        if problem.settings.gradient == "estimated":
+            with torch.no_grad():  # a direction is tried on both sides
+                problem.repeated(2).losses(torch.cat((images, images)), beta)
+        else:
+            moved = images.clone().requires_grad_(True)
+            with torch.enable_grad():
+                gradient_of(problem.losses(moved, beta).sum(), moved)
+    return meter.peak
+
+
+class LivePeak(TorchDispatchMode):
+    """The most bytes of memory that were alive at once, of all that was allocated inside.
+
+    It follows the life of each storage, on any device. Memory that a kernel uses only inside itself is not
+    seen.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is counted yet."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation, and count what it allocated."""
+        result = func(*args, **(kwargs or {}))
+        known = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(result):
+            if storage._cdata not in known:
+                known.add(storage._cdata)
+                self._allocated(storage)
+        return result
+
+    def _allocated(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self._live += size
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._freed, size)
+
+    def _freed(self, size: int) -> None:
+        self._live -= size
+
+
+def _storages(items: Any) -> list[torch.UntypedStorage]:
+    """The memory of the tensors among items, at any depth; sparse ones have none of this kind."""
+    tensors = [item for item in tree_leaves(items) if isinstance(item, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if torch._C._has_storage(tensor)]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated: on a CUDA device, or of the machine or its container."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    found = [value for value in (_available(), _left_in_container()) if value is not None]
+    return min(found, default=_UNKNOWN)
+
+
+def _available() -> int | None:
+    """What Linux says is available; elsewhere half of the memory, where it is known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the limit of a container leaves (cgroup version 2); None without a limit."""
+    try:
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # the limit may be the word "max"
+        return None
