@@ -20,7 +20,7 @@ TARGET = 1.3
 AUTOGRAD = "autograd"
 METHODS = (
     "gradient", "guided-backprop", "rectgrad", "grad-cam", "lrp-epsilon", "lrp-zplus", "lrp-alpha2-beta1",
-    "lrp-cmp-alpha2", "deep-taylor", "deeplift-rescale",
+    "lrp-cmp-alpha2", "deep-taylor", "deeplift-rescale", "deeplift-reveal-cancel", "deeplift-ablation",
 )  # fmt: skip
 NETWORKS = ("vgg16", "resnet50")
 MEGABYTE = 1e6
