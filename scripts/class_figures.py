@@ -9,24 +9,21 @@ interruption, and draws from what is there.
 """
 
 import argparse
-import io
 import sys
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from networks_real import photograph, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
+from scripts.pages import Cell, cifar_images, kept, picture, table  # noqa: E402
+
+from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attributions import method  # noqa: E402
 from veridical.data import sample_photographs  # noqa: E402
 from veridical.faithfulness import (  # noqa: E402
@@ -36,7 +33,6 @@ from veridical.faithfulness import (  # noqa: E402
 )
 from veridical.metrics import bootstrap_interval, box, map_similarity, share_interval  # noqa: E402
 from veridical.models import Preprocessing, load_model  # noqa: E402
-from veridical.records import write_bytes  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -61,33 +57,6 @@ SHOWN, FLIPS = (0, 3, 5, 8), (0, 8)
 BATCH = 25
 CELLS = 56
 """Side of the maps in the picture, in blocks that average the pixels."""
-
-Cell = dict[str, Tensor]
-
-
-def kept(path: Path, make: Callable[[], Cell]) -> Cell:
-    """What the file holds, or what `make` gives, which is then kept in it."""
-    if not path.exists():
-        write_bytes(path, save(make()))
-        print(f"finished {path.stem}", file=sys.stderr, flush=True)
-    return load_file(path)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def picture(figure: Any, name: str) -> None:
-    """Write docs/classes-NAME.png with at most 128 colors, the same bytes for the same picture."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
-    small = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    written = io.BytesIO()
-    small.save(written, "PNG", optimize=True)
-    write_bytes(FOLDER / f"classes-{name}.png", written.getvalue())
 
 
 def interval(values: Tensor) -> str:
@@ -169,7 +138,7 @@ def draw_difference(image: Tensor, cells: Mapping[str, Cell]) -> None:
             every[row, column].axis("off")
         every[0, column].set_title(name, fontsize=7)
     figure.subplots_adjust(left=0.03, right=0.99, top=0.95, bottom=0.01, wspace=0.04, hspace=0.04)
-    picture(figure, "difference")
+    picture(figure, FOLDER / "classes-difference.png")
 
 
 def _bound(values: Tensor) -> float:
@@ -183,11 +152,7 @@ def _bound(values: Tensor) -> float:
 
 def cifar(data: Path, count: int) -> tuple[nn.Module, Tensor]:
     """The trained ResNet-20, and test images of CIFAR-10 evenly over the classes."""
-    with zipfile.ZipFile(data / "cifar10" / "test.zip") as file:
-        names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
-        chosen = names[:: len(names) // count][:count]
-        images = torch.cat([photograph(io.BytesIO(file.read(name)), 32) for name in chosen])
-    return trained_resnet20(data).requires_grad_(False), images
+    return trained_resnet20(data).requires_grad_(False), cifar_images(data, "test.zip", count)
 
 
 def one_random_logit(model: nn.Module, x: Tensor, name: str) -> Cell:
@@ -223,7 +188,7 @@ def other_class(data: Path, out: Path, count: int) -> str:
     axes.tick_params(axis="x", labelsize=8, labelrotation=20)
     axes.grid(axis="y", alpha=0.3)
     figure.tight_layout()
-    picture(figure, "random-logit")
+    picture(figure, FOLDER / "classes-random-logit.png")
     rows = [
         [name, *(interval(cell[measure]) for measure in MEASURES), share(cell["flips"])]
         for name, cell in cells.items()
@@ -257,7 +222,7 @@ def randomized(data: Path, out: Path, count: int) -> str:
         axes.grid(alpha=0.3)
     every[0].legend(fontsize=7)
     figure.tight_layout()
-    picture(figure, "randomization")
+    picture(figure, FOLDER / "classes-randomization.png")
     head = ["method", *(f"SSIM, to {STEPS[step]}" for step in SHOWN)]
     head += [f"sign flips, {STEPS[step]}" for step in FLIPS]
     return table(head, rows)

@@ -16,7 +16,6 @@ import argparse
 import io
 import math
 import sys
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,9 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from networks_real import photograph, trained, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
+from scripts.pages import cifar_images, picture, table  # noqa: E402
+
+from networks_real import trained, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attributions import Patterns, fit_patterns, method  # noqa: E402
 from veridical.faithfulness import (  # noqa: E402
     CosineConvergence,
@@ -76,22 +77,6 @@ CONVERGING = (
 OTHERS = ("gradient", "lrp-z", "deeplift-rescale", "deeplift-reveal-cancel")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def save(figure: Any, name: str) -> None:
-    """Write docs/convergence-NAME.png with 128 colors, the same bytes for the same picture."""
-    figure.tight_layout()
-    content = io.BytesIO()
-    figure.savefig(content, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
-    few = Image.open(content).convert("RGB").quantize(128)
-    few.save(FOLDER / f"convergence-{name}.png", optimize=True)
-
-
 def panel(axes: Any, title: str, ylabel: str = "1 - cosine") -> None:
     """A logarithmic panel with a grid and a legend."""
     axes.set(title=title, yscale="log", xlabel="products", ylabel=ylabel)
@@ -112,7 +97,8 @@ def simulation() -> str:
                           color=line.get_color())  # fmt: skip
     panel(both[0], "random matrices (mean with diagonal, as coded)")
     panel(both[1], "alpha W+ + beta W-")
-    save(figure, "simulation")
+    figure.tight_layout()
+    picture(figure, FOLDER / "convergence-simulation.png")
 
     def cell(row: int, step: int) -> str:
         return f"{coded[row, step]:.1e} ({worded[row, step]:.1e})"
@@ -148,28 +134,21 @@ def theorem() -> str:
         axes.title.set_fontsize(8)
         last = [f"{float(getattr(found, label)[-1]):.1e}" for label in ("measured", "stated", "proven")]
         rows.append([f"`{name}`", str(len(chain)), f"{found.conditions.rate:.3g}", *last])
-    save(figure, "theorem")
+    figure.tight_layout()
+    picture(figure, FOLDER / "convergence-theorem.png")
     return table(["matrices", "n", "lambda", "1 - s_n", "stated bound", "proven bound"], rows)
-
-
-def images(folder: Path, archive: str, count: int) -> Tensor:
-    """Evenly spaced images of an archive, (count, 3, 32, 32)."""
-    with zipfile.ZipFile(folder / "cifar10" / archive) as file:
-        names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
-        chosen = names[:: len(names) // count][:count]
-        return torch.cat([photograph(io.BytesIO(file.read(name)), 32) for name in chosen]).double()
 
 
 def with_patterns(folder: Path) -> tuple[nn.Module, Patterns]:
     """The trained ResNet-20 in float64, and patterns of training images."""
     model = trained_resnet20(folder).double()
-    return model, fit_patterns(model, images(folder, "train15k.zip", FITTED_ON).split(64))
+    return model, fit_patterns(model, cifar_images(folder, "train15k.zip", FITTED_ON).double().split(64))
 
 
 def layers(folder: Path) -> str:
     """Figure 3 of Sixt et al. 2020, and the learned chains of figure 7, for ResNet-20."""
     model, patterns = with_patterns(folder)
-    found = rank_one_analysis(model, images(folder, "test.zip", 1), patterns=patterns.active)
+    found = rank_one_analysis(model, cifar_images(folder, "test.zip", 1).double(), patterns=patterns.active)
     figure, every = pyplot.subplots(1, 4, figsize=(14, 3.4))
     titles = ("full matrices", "center taps", "between layers")
     ratios: list[Callable[[Any], Any]] = [
@@ -199,7 +178,8 @@ def layers(folder: Path) -> str:
         rows.append([f"chain of center taps, {name}: 1 - median before the image",
                      *["" for _ in range(5)], f"{chain.median('worded')[0, -2]:.1e}"])  # fmt: skip
     panel(every[3], "chain of the center taps")
-    save(figure, "layers")
+    figure.tight_layout()
+    picture(figure, FOLDER / "convergence-layers.png")
     head = ["sigma1 / sigma2 of", "matrix", "median", "least", "most", "above 6", "log10 of the product"]
     return table(head, rows)
 
@@ -207,7 +187,7 @@ def layers(folder: Path) -> str:
 def chain(folder: Path) -> str:
     """Singular values of the whole chain against cosines, at the first convolution of ResNet-20."""
     model, patterns = with_patterns(folder)
-    x = images(folder, "test.zip", IMAGES)
+    x = cifar_images(folder, "test.zip", IMAGES).double()
     figure, axes = pyplot.subplots(figsize=(5.6, 3.8))
     rows = []
     for place, name in enumerate(METHODS):
@@ -227,7 +207,8 @@ def chain(folder: Path) -> str:
     axes.plot(ends, 2 / ends**2, "k:", label="2 (sigma2 / sigma1)^2")
     panel(axes, "ResNet-20, conv1", "1 - median CSC")
     axes.set(xscale="log", xlabel="median sigma1 / sigma2 at a location", ylim=(1e-6, 2))
-    save(figure, "chain")
+    figure.tight_layout()
+    picture(figure, FOLDER / "convergence-chain.png")
     head = ["method", "sigma1 / sigma2, whole", "effective rank", "sigma1 / sigma2, at a location",
             "1 - median CSC", "its product with the square", "residual"]  # fmt: skip
     return table(head, rows)
@@ -267,12 +248,12 @@ class Sweep:
             x = torch.stack([loaded.preprocessing.apply(Image.open(path)) for path in chosen])
             return loaded.module, x, {name: method(name) for name in names}
         model = trained(self.data, NETWORKS[self.network])
-        fitted = images(self.data, "train15k.zip", FITTED_ON).float().split(64)
+        fitted = cifar_images(self.data, "train15k.zip", FITTED_ON).split(64)
         patterns = fit_patterns(model, fitted) if any("pattern" in name for name in names) else None
         ready = {
             name: method(name, patterns=patterns) if "pattern" in name else method(name) for name in names
         }
-        return model, images(self.data, "test.zip", self.images).float(), ready
+        return model, cifar_images(self.data, "test.zip", self.images), ready
 
 
 def packed(found: CosineConvergence) -> bytes:
@@ -313,7 +294,8 @@ def cosines(sweep: Sweep) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     close.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    save(figure, f"cosines-{sweep.network}")
+    figure.tight_layout()
+    picture(figure, FOLDER / f"convergence-cosines-{sweep.network}.png")
     head = ["method", "1 - median at the first convolution", "20th to 80th percentile", "without a cosine",
             "rounding"]  # fmt: skip
     return table(head, rows)
@@ -345,7 +327,8 @@ def distribution(sweep: Sweep) -> str:
     )
     curves.set(xlim=(1e-10, 1))
     curves.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    save(figure, f"histogram-{sweep.network}")
+    figure.tight_layout()
+    picture(figure, FOLDER / f"convergence-histogram-{sweep.network}.png")
     return table(["method", *labels], rows)
 
 

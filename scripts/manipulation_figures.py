@@ -22,14 +22,12 @@ from typing import Any
 
 import matplotlib
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as packed
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from scripts.manipulation_table import images  # noqa: E402
+from scripts.pages import Cell, cifar_images, kept, picture, table  # noqa: E402
 
 from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attacks import (  # noqa: E402
@@ -46,7 +44,6 @@ from veridical.attacks.recovery import BETAS, Reference  # noqa: E402
 from veridical.attributions import fit_patterns, method, saliency  # noqa: E402
 from veridical.faithfulness import pixel_flipping  # noqa: E402
 from veridical.metrics import bootstrap_interval, box, share_interval  # noqa: E402
-from veridical.records import write_bytes  # noqa: E402
 from veridical.smoothing import beta_smooth, choose_beta, smoothgrad  # noqa: E402
 from veridical.values import Explainer  # noqa: E402
 
@@ -80,7 +77,6 @@ FLIPPED: Mapping[str, Mapping[str, Any]] = {
     "pattern-attribution": {},
 }
 REFERENCES: tuple[Reference, Reference] = ("smoothed", "plain")
-Cell = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ class Run:
     @cached_property
     def clean(self) -> Tensor:
         """The images under attack, from the test set."""
-        return images(self.data, "test.zip", self.pairs)
+        return cifar_images(self.data, "test.zip", self.pairs)
 
     @property
     def others(self) -> Tensor:
@@ -121,16 +117,13 @@ class Run:
     def stored(self, name: str, make: Callable[[], Cell]) -> Cell:
         """What is in the folder under this name; made where nothing is."""
         path = self.out / f"{name.replace(' ', '-')}.safetensors"
-        if not path.exists():
-            write_bytes(path, packed({key: value.contiguous() for key, value in make().items()}))
-            print(f"finished {name}", file=sys.stderr, flush=True)
-        return load_file(path)
+        return kept(path, make)
 
     def beta(self, name: str) -> float:
         """What `choose_beta` finds on images of the training set, without seeing an attack."""
 
         def make() -> Cell:
-            found = choose_beta(self.model, images(self.data, "train15k.zip", CHOSEN_ON), method(name))
+            found = choose_beta(self.model, cifar_images(self.data, "train15k.zip", CHOSEN_ON), method(name))
             return {"beta": torch.tensor(found.beta, dtype=torch.float64)}
 
         return round(float(self.stored(f"beta--{name}", make)["beta"]), 2)
@@ -158,12 +151,6 @@ class Run:
         return self.cell(f"attack--{name}--{optimization}", make)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def median(values: Tensor, form: str = ".2f") -> str:
     """The median with its 99 % bootstrap interval."""
     one = box(values)
@@ -181,13 +168,6 @@ def share(values: Tensor) -> str:
     one = share_interval(values)
     count = int(values.nansum())
     return f"{count} of {one.n} [{one.low:.0%}, {one.high:.0%}]" if one.n else "0 of 0"
-
-
-def picture(figure: Any, name: str) -> None:
-    """Write docs/attacked-NAME.png, the same bytes for the same picture."""
-    figure.tight_layout()
-    figure.savefig(PICTURES / f"attacked-{name}.png", dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
 
 
 def recovery(run: Run, name: str) -> tuple[RecoveryCurve, RecoveryCurve]:
@@ -252,7 +232,8 @@ def undo_figure(run: Run) -> str:
             draw_recovery(axes, curve, chosen, f"{name}, {curve.kind}")
             crossings += [crossing_row(name, curve, reference, chosen) for reference in REFERENCES]
             levels += level_rows(name, curve, chosen)
-    picture(figure, "undo")
+    figure.tight_layout()
+    picture(figure, PICTURES / "attacked-undo.png")
     head = ["method", "smoothing", "the original's map", "turned pairs that cross", "at, median",
             "original ahead at the chosen beta"]  # fmt: skip
     return "\n\n".join((
@@ -347,7 +328,8 @@ def robustness_figure(run: Run) -> str:
         for place, (variant, cell) in enumerate(found.items()):
             price = [f"{spent['passes'][place]:g}", f"{1000 * seconds[place]:.1f}"]
             rows.append([*robust_row(name, variant, cell, found["plain"]), *price])
-    picture(figure, "robustness")
+    figure.tight_layout()
+    picture(figure, PICTURES / "attacked-robustness.png")
     head = ["method", "form", "n", "PCC to target, before", "after", "PCC to original", "SSIM to target",
             "farther than plain: PCC", "SSIM", "MSE", "PSNR, dB", "class kept", "passes", "ms"]  # fmt: skip
     return table(head, rows)
@@ -411,14 +393,15 @@ def growth_figure(run: Run) -> str:
         axes.set(title=name, xlabel="step", ylabel="median PCC to the target, ReLU network", ylim=(-0.05, 1))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
-    picture(figure, "growth")
+    figure.tight_layout()
+    picture(figure, PICTURES / "attacked-growth.png")
     head = ["method", "optimized on", "n", "PCC to target", "difference from growth, paired", "MSE of maps",
             "MSE of images", "PSNR, dB", "class kept"]  # fmt: skip
     return table(head, rows)
 
 
 def labels(folder: Path, count: int) -> Tensor:
-    """The classes of the same images of the test set that `images` takes (count,)."""
+    """The classes of the same images of the test set that `cifar_images` takes (count,)."""
     with zipfile.ZipFile(folder / "cifar10" / "test.zip") as file:
         names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
     known = sorted({name.split("/")[0] for name in names})
@@ -427,7 +410,7 @@ def labels(folder: Path, count: int) -> Tensor:
 
 def flipping_forms(run: Run) -> dict[tuple[str, str], Explainer]:
     """Every method, plain and beta-smoothed; for the gradient also what the paper took."""
-    patterns = fit_patterns(run.model, images(run.data, "train15k.zip", FITTED_ON).split(64))
+    patterns = fit_patterns(run.model, cifar_images(run.data, "train15k.zip", FITTED_ON).split(64))
     found: dict[tuple[str, str], Explainer] = {}
     chosen = run.beta("gradient")
     for name, options in FLIPPED.items():
@@ -482,7 +465,8 @@ def flipping_figure(run: Run) -> str:
         axes.set(title=name, xlabel="removed pixels", ylabel="accuracy", ylim=(0, 0.9))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
-    picture(figure, "flipping")
+    figure.tight_layout()
+    picture(figure, PICTURES / "attacked-flipping.png")
     chance = area(base["random"])
     rows = [["random", f"{ORDERS} orders", str(len(chance)), mean(chance), "", "", "", "", ""]]
     for (name, variant), cell in found.items():

@@ -8,28 +8,27 @@ interruption, and prints the tables from what is there.
 """
 
 import argparse
-import io
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from networks_real import photograph, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
+from scripts.pages import cifar_images, kept, table  # noqa: E402
+
+from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attacks import IMAGENET_BOUNDS, manipulate, preset  # noqa: E402
 from veridical.attacks.settings import Bounds  # noqa: E402
 from veridical.attributions import fit_patterns, method, saliency  # noqa: E402
 from veridical.data import load_folder  # noqa: E402
 from veridical.metrics import box, share_interval  # noqa: E402
 from veridical.models import load_model  # noqa: E402
-from veridical.records import write_bytes  # noqa: E402
 from veridical.smoothing import beta_smooth, smoothgrad  # noqa: E402
 from veridical.values import Explainer  # noqa: E402
 
@@ -72,18 +71,10 @@ class Subject:
     cells: list[Cell]
 
 
-def images(folder: Path, archive: str, count: int) -> Tensor:
-    """That many images, evenly over the classes and the file (N, 3, 32, 32)."""
-    with zipfile.ZipFile(folder / "cifar10" / archive) as file:
-        names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
-        chosen = names[:: len(names) // count][:count]
-        return torch.cat([photograph(io.BytesIO(file.read(name)), 32) for name in chosen])
-
-
 def resnet20(folder: Path, pairs: int, beta: float) -> Subject:
     """The CIFAR ResNet-20 with six methods, the cheap attacks first."""
     model = trained_resnet20(folder)
-    patterns = fit_patterns(model, images(folder, "train15k.zip", PATTERN_IMAGES).split(64))
+    patterns = fit_patterns(model, cifar_images(folder, "train15k.zip", PATTERN_IMAGES).split(64))
     plain: Mapping[str, Explainer] = {
         "gradient": method("gradient"),
         "gradient-x-input": method("gradient-x-input"),
@@ -98,7 +89,7 @@ def resnet20(folder: Path, pairs: int, beta: float) -> Subject:
         Cell(name, "SmoothGrad", smoothgrad(plain[name], 10, 0.1), COSTLY)
         for name in ("gradient", "gradient-x-input", "guided-backprop")
     ]
-    return Subject(model, images(folder, "test.zip", pairs), IMAGENET_BOUNDS, found)
+    return Subject(model, cifar_images(folder, "test.zip", pairs), IMAGENET_BOUNDS, found)
 
 
 def efficientnet(folder: Path, pairs: int, beta: float) -> Subject:
@@ -139,7 +130,7 @@ def attack(subject: Subject, cell: Cell, steps: int) -> dict[str, Tensor]:
     return found
 
 
-def row(cell: Cell, found: Mapping[str, Tensor]) -> str:
+def row(cell: Cell, found: Mapping[str, Tensor]) -> list[str]:
     """Medians with 99 % bootstrap intervals."""
     words = [cell.name, cell.variant, str(len(found["psnr"]))]
     for name in STATISTICS:
@@ -148,16 +139,27 @@ def row(cell: Cell, found: Mapping[str, Tensor]) -> str:
             continue
         one = box(found[name])
         words.append(f"{one.median:.3g} [{one.low:.3g}, {one.high:.3g}]")
-    return f"| {' | '.join(words)} |"
+    return words
 
 
-def farther(plain: Mapping[str, Tensor], robust: Mapping[str, Tensor]) -> str:
-    """The share of pairs where the smoothed method's map ends farther from its target."""
+def withstands(plain: Mapping[str, Tensor], robust: Mapping[str, Tensor]) -> list[str]:
+    """In which share of the pairs the smoothed method does better: see the table's head."""
     count = len(robust["psnr"])
     step = len(plain["psnr"]) // count
-    ahead = robust["pcc_to_target"] < plain["pcc_to_target"][::step][:count]
-    share = share_interval(ahead)
-    return f"{share.estimate:.0%} [{share.low:.0%}, {share.high:.0%}]"
+    same = {name: values[::step][:count] for name, values in plain.items()}
+    better = (
+        robust["pcc_to_target"] < same["pcc_to_target"],
+        way(robust) < way(same),
+        robust["pcc_to_original"] > same["pcc_to_original"],
+    )
+    shares = [share_interval(ahead) for ahead in better]
+    ways = [f"{box(way(found)).median:.2f}" for found in (same, robust)]
+    return [*ways, *(f"{one.estimate:.0%} [{one.low:.0%}, {one.high:.0%}]" for one in shares)]
+
+
+def way(found: Mapping[str, Tensor]) -> Tensor:
+    """How much of the way from the clean image's correlation with the target to 1 the attack has come."""
+    return (found["pcc_to_target"] - found["pcc_before"]) / (1 - found["pcc_before"])
 
 
 def main() -> None:
@@ -176,20 +178,24 @@ def main() -> None:
     for cell in subject.cells:
         name = f"{options.network}--{cell.key}--{options.pairs}--{options.steps}.safetensors"
         path = options.out / name
-        if not path.exists():
-            write_bytes(path, save(attack(subject, cell, options.steps)))
-            print(f"finished {cell.key}", file=sys.stderr, flush=True)
-        results[cell.name, cell.variant] = load_file(path)
-    planned = subject.cells
-    print(f"| method | variant | pairs | {' | '.join(STATISTICS.values())} |")
-    print("| --- " * (3 + len(STATISTICS)) + "|")
-    for cell in planned:
-        print(row(cell, results[cell.name, cell.variant]))
-    print("\n| method | variant | farther from its target than plain |\n| --- | --- | --- |")
-    for cell in planned:
-        if cell.variant != "plain":
-            share = farther(results[cell.name, "plain"], results[cell.name, cell.variant])
-            print(f"| {cell.name} | {cell.variant} | {share} |")
+        results[cell.name, cell.variant] = kept(path, partial(attack, subject, cell, options.steps))
+    head = ["method", "variant", "pairs", *STATISTICS.values()]
+    print(table(head, [row(cell, results[cell.name, cell.variant]) for cell in subject.cells]))
+    head = [
+        "method",
+        "variant",
+        "way, plain",
+        "way",
+        "farther from target",
+        "less of the way",
+        "nearer its original",
+    ]
+    rows = [
+        [cell.name, cell.variant, *withstands(results[cell.name, "plain"], results[cell.name, cell.variant])]
+        for cell in subject.cells
+        if cell.variant != "plain"
+    ]
+    print(f"\n{table(head, rows)}")
 
 
 if __name__ == "__main__":

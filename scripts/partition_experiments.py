@@ -163,10 +163,10 @@ WIDTHS, LAYERS, SIDE = (8, 16, 32, 64, 128), 18, 8
 class Plain(nn.Module):
     """Convolutions of one width with ReLU, with a shortcut around each but the first or without."""
 
-    def __init__(self, width: int, shortcut: bool) -> None:
+    def __init__(self, width: int, shortcut: bool, layers: int = LAYERS) -> None:
         super().__init__()
         source = torch.Generator().manual_seed(0)
-        sizes = [3, *[width] * LAYERS]
+        sizes = [3, *[width] * layers]
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1, bias=False)
             for before, after in zip(sizes, sizes[1:], strict=False)
@@ -202,6 +202,34 @@ def width(store: Store, networks: Sequence[str]) -> str:
     return table(["method", "shortcuts", *(f"{channels} channels" for channels in WIDTHS)], rows)
 
 
+LENGTHS = (3, 4, 6, 9, 12, 18)
+"""Convolutions of untrained networks of 64 channels without shortcuts."""
+
+
+def length(store: Store, networks: Sequence[str]) -> str:
+    """Untrained networks of 64 channels that differ in nothing but the number of convolutions."""
+    x = torch.randn(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    rows = []
+    for name in [name for name in CLOSELY if "pattern" not in name]:
+        row = [name]
+        for layers in LENGTHS:
+            model = Plain(64, False, layers).eval()
+            found = cosine_convergence(model, x, method(name), layers=("convs.0",))
+            row.append(f"{found.one_minus_median[found.layers.index('convs.0')]:.1e}")
+        rows.append(row)
+    return table(["method", *(f"{layers} layers" for layers in LENGTHS)], rows)
+
+
+def biases(store: Store, networks: Sequence[str]) -> str:
+    """Where the bias goes, on the network of appendix D, which has no residual sums and nothing to fold."""
+    small, rows = _fewer(store), []
+    for name in ("lrp-alpha1-beta0", "lrp-alpha2-beta1", "lrp-cmp-alpha2"):
+        each = [Variant(name), *(Variant(name, (("bias", bias),)) for bias in ("none", "whole"))]
+        found = [interval(small.found("appendix D", variant, "csc")) for variant in each]
+        rows.append([name, *(number(one, ".1e") for one in found)])
+    return table(["method", "signed", "none", "whole"], rows)
+
+
 def picture(store: Store, networks: Sequence[str]) -> str:
     """Cosine convergence against the random logit, all methods and networks."""
     figure, every = pyplot.subplots(1, len(networks), figsize=(4.4 * len(networks), 4.4), squeeze=False)
@@ -225,5 +253,5 @@ def picture(store: Store, networks: Sequence[str]) -> str:
 
 
 EXPERIMENTS: Mapping[str, Callable[[Store, Sequence[str]], str]] = {
-    one.__name__: one for one in (options, signs, sums, depth, width, rectgrad, picture)
+    one.__name__: one for one in (options, signs, sums, depth, width, length, biases, rectgrad, picture)
 }

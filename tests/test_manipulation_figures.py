@@ -39,7 +39,7 @@ def script(monkeypatch, tmp_path):
     spec.loader.exec_module(module)
     sys.path[:] = before
     monkeypatch.setattr(module, "PICTURES", tmp_path)
-    monkeypatch.setattr(module, "images", images)
+    monkeypatch.setattr(module, "cifar_images", images)
     module.classes = module.labels
     monkeypatch.setattr(module, "labels", lambda folder, count: torch.arange(count) % 4)
     monkeypatch.setattr(module, "trained_resnet20", lambda folder: network())

@@ -1,0 +1,71 @@
+"""The script behind the first tables of docs/attacked.md, on a tiny network."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+
+from networks import Residual, images, seeded
+from veridical.attributions import method
+from veridical.smoothing import beta_smooth
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = spec_from_file_location("manipulation_table", ROOT / "scripts" / "manipulation_table.py")
+    module = module_from_spec(spec)
+    before = list(sys.path)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    model, x = seeded(Residual).float(), images(4, 12).float()
+    gradient = method("gradient")
+    cells = [
+        module.Cell("gradient", "plain", gradient, 4),
+        module.Cell("gradient", "beta 1", beta_smooth(gradient, 1.0), 2),
+    ]
+    subject = module.Subject(model, x, ((-9.0,), (9.0,)), cells)
+    monkeypatch.setitem(module.SUBJECTS, "resnet20", lambda folder, pairs, beta: subject)
+    yield module
+    torch.set_flush_denormal(False)
+    del sys.modules[spec.name]
+
+
+def test_every_cell_is_kept_and_both_tables_are_printed(script, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["table", "nowhere", "--out", str(tmp_path), "--steps", "2", "--pairs", "4"]
+    )
+    script.main()
+    first = capsys.readouterr().out
+    lines = first.splitlines()
+    assert lines[2].startswith("| gradient | plain | 4 |") and lines[3].startswith(
+        "| gradient | beta 1 | 2 |"
+    )
+    assert lines[-1].startswith("| gradient | beta 1 | ") and lines[-1].count("%") == 9
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    monkeypatch.setattr(script, "manipulate", None)  # what is finished is not attacked again
+    script.main()
+    assert capsys.readouterr().out == first
+
+
+def test_the_way_and_who_withstands(script) -> None:
+    def found(before, after, original):
+        values = {
+            "pcc_before": before,
+            "pcc_to_target": after,
+            "pcc_to_original": original,
+            "psnr": [30.0] * 2,
+        }
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    plain = found([0.0, 0.5], [0.8, 1.0], [0.1, 0.1])
+    robust = found([0.9, 0.8], [0.92, 0.9], [0.9, 0.05])
+    assert script.way(plain).tolist() == pytest.approx([0.8, 1.0])
+    assert script.way(robust).tolist() == pytest.approx([0.2, 0.5])
+    ways, shares = script.withstands(plain, robust)[:2], script.withstands(plain, robust)[2:]
+    assert ways == ["0.90", "0.35"]
+    assert [share.split("%")[0] for share in shares] == ["50", "100", "50"]
