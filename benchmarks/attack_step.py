@@ -24,6 +24,7 @@ BOUNDS = {("VGG-16", "gradient"): 5.2, ("VGG-16", "lrp"): 9.0, ("EfficientNet-Li
 
 
 def measure(rounds: int = 7) -> list[timing.Claim]:
+    torch.set_flush_denormal(True)  # as `manipulate` does while it optimizes
     vgg, lite = subjects.torchvision_network("vgg16"), subjects.efficientnet_lite()
     networks, x = {"VGG-16": vgg, "EfficientNet-Lite0": lite}, subjects.batch(1)
     return [

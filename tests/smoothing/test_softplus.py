@@ -7,6 +7,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from veridical.smoothing import BetaSchedule, BetaSmoothed, SmoothedModel, beta_smooth, rectifications
+from veridical.smoothing.activations import smooth_relu6
 
 
 class Net(nn.Module):
@@ -255,3 +256,34 @@ def test_schedule_is_geometric():
     assert schedule(3) < 100.0
     with pytest.raises(ValueError, match="step"):
         BetaSchedule(steps=0)
+
+
+def halves(x, beta, ceiling=6.0):
+    """The definition, differentiated by autograd."""
+    softplus = functional.softplus
+    return softplus(x, beta) - softplus(x - ceiling, beta)
+
+
+@pytest.mark.parametrize("beta", [0.8, 3.0])
+def test_the_derivatives_of_the_smooth_relu6_are_those_of_its_definition(beta):
+    start = torch.linspace(-4, 9, 40, dtype=torch.float64)
+    weights = torch.randn(3, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = {}
+    for function in (smooth_relu6, halves):
+        x = start.clone().requires_grad_()
+        orders = [function(x, beta)]
+        for weight in weights:  # three derivatives, each of the one before
+            orders += torch.autograd.grad((orders[-1] * weight).sum(), x, create_graph=True)
+        found[function] = torch.stack(orders).detach()
+    # above beta * x = 20 torch's softplus is linear: off by 2e-9
+    assert (found[smooth_relu6] - found[halves]).abs().max() < 1e-8 * found[halves].abs().max()
+    assert torch.equal(smooth_relu6(start, beta), halves(start, beta))
+
+
+def test_several_vectors_go_back_through_the_smooth_relu6_at_once():
+    x = torch.linspace(-4, 9, 7, dtype=torch.float64, requires_grad=True)
+    y = smooth_relu6(x, 2.0)
+    vectors = torch.eye(7, dtype=torch.float64)
+    (together,) = torch.autograd.grad(y, x, vectors, retain_graph=True, is_grads_batched=True)
+    singly = torch.stack([torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in vectors])
+    assert torch.equal(together, singly)

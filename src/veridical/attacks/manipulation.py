@@ -36,7 +36,7 @@ from veridical.attacks.presets import preset
 from veridical.attacks.settings import ManipulationSettings
 from veridical.checks import check_inputs, evaluation_mode, resolve_target
 from veridical.metrics import pearson
-from veridical.tensors import per_sample
+from veridical.tensors import flushed_denormals, per_sample
 from veridical.values import Explainer, Target
 
 Callback = Callable[[int, Tensor], None]
@@ -124,7 +124,8 @@ def _in_parts(
             search = _Search(problem.part(pairs), clean[pairs], checked=len(parts) > 1)
             tell = None if callback is None else _Tell(callback, pairs, problem.settings.steps, losses)
             try:
-                search.run(tell)
+                with flushed_denormals():
+                    search.run(tell)
             except KeyboardInterrupt:
                 if done:
                     raise
