@@ -63,7 +63,7 @@ class Affine:
     def adjoint(self, r: Tensor, weight: Tensor) -> Tensor:
         """W^T r for r (S, N, ...), as a transposed convolution: its own derivative is a plain convolution.
 
-        A convolution of single places is a plain one in this direction too, which is faster.
+        A convolution of single places is a product of matrices, which is faster in both directions.
         """
         if self.dims == 0:
             return F.linear(r, weight.t())
@@ -71,7 +71,7 @@ class Affine:
             return r * _channelwise(weight, r[0])
         flat = r.flatten(0, 1)
         if self._is_pointwise():
-            back = _FORWARD[self.dims](flat, weight.transpose(0, 1))
+            back = (weight.flatten(1).t() @ flat.flatten(2)).unflatten(2, self.size)
         else:
             back = self._transposed(flat, weight)
         unfolded: Tensor = back.unflatten(0, r.shape[:2])
