@@ -8,10 +8,11 @@ from networks import Residual, images, seeded
 
 SURFACE = {
     "Patterns", "as_quantus", "audit", "beta_smooth", "cascading_randomization", "choose_beta",
-    "class_difference", "compare_robustness", "cosine_convergence", "coverage", "explain",
-    "explain_several", "fit_patterns", "forge", "from_captum", "from_zennit", "infidelity", "manipulate",
-    "measure_alignment", "method", "methods", "pixel_flipping", "random_logit", "roar", "saliency",
-    "sensitivity", "smoothgrad", "tangent_fraction", "tangent_space", "undo",
+    "class_difference", "compare_robustness", "cosine_convergence", "coverage", "curvature",
+    "curvature_norm", "curvature_profile", "explain", "explain_several", "fit_patterns", "forge",
+    "from_captum", "from_zennit", "geodesic", "infidelity", "manipulate", "measure_alignment", "method",
+    "methods", "pixel_flipping", "random_logit", "roar", "saliency", "sensitivity", "smoothgrad",
+    "tangent_fraction", "tangent_space", "theorem1", "undo", "walk",
 }  # fmt: skip
 
 

@@ -27,12 +27,16 @@ MAY_IMPORT = {
     "attributions": {"rules", "smoothing"},
     "attacks": {"metrics", "smoothing"},
     "faithfulness": {"rules", "metrics"},
-    "manifold": {"metrics"},
-    "auditing": {"attributions", "rules", "smoothing", "attacks", "faithfulness", "manifold", "metrics"},
+    "manifold": {"metrics", "training"},
+    "geometry": {"rules", "smoothing", "metrics"},
+    "auditing": {
+        "attributions", "rules", "smoothing", "attacks", "faithfulness", "manifold", "metrics", "training",
+    },
     "report": {"records"},
-    "cli": {"auditing", "report", "models", "data", "training"},
+    "study": {"manifold"},
+    "cli": {"auditing", "report", "models", "data", "training", "study", "manifold"},
     "api": {
-        "attributions", "rules", "smoothing", "attacks", "faithfulness", "manifold", "metrics",
+        "attributions", "rules", "smoothing", "attacks", "faithfulness", "manifold", "geometry", "metrics",
         "auditing", "report", "models", "data", "adapters",
     },
 }  # fmt: skip

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from veridical.attributions import Patterns, explain, fit_patterns, method, methods, saliency
     from veridical.auditing.alignment import measure_alignment
+    from veridical.geometry import curvature, curvature_norm, curvature_profile, geodesic, theorem1, walk
     from veridical.manifold import tangent_fraction, tangent_space
     from veridical.smoothing import beta_smooth, smoothgrad
 
@@ -42,12 +43,16 @@ __all__ = [
     "compare_robustness",
     "cosine_convergence",
     "coverage",
+    "curvature",
+    "curvature_norm",
+    "curvature_profile",
     "explain",
     "explain_several",
     "fit_patterns",
     "forge",
     "from_captum",
     "from_zennit",
+    "geodesic",
     "infidelity",
     "manipulate",
     "measure_alignment",
@@ -61,7 +66,9 @@ __all__ = [
     "smoothgrad",
     "tangent_fraction",
     "tangent_space",
+    "theorem1",
     "undo",
+    "walk",
 ]
 
 _HOMES = {
@@ -73,6 +80,9 @@ _HOMES = {
     ),
     "veridical.attributions": ("Patterns", "explain", "fit_patterns", "method", "methods", "saliency"),
     "veridical.auditing.alignment": ("measure_alignment",),
+    "veridical.geometry": (
+        "curvature", "curvature_norm", "curvature_profile", "geodesic", "theorem1", "walk",
+    ),
     "veridical.manifold": ("tangent_fraction", "tangent_space"),
     "veridical.smoothing": ("beta_smooth", "smoothgrad"),
 }  # fmt: skip

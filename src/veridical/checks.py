@@ -248,6 +248,19 @@ def check_choice(name: str, value: object, known: Collection[str]) -> None:
         raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
 
 
+def check_count(name: str, value: object, least: int) -> None:
+    """Check a whole number.
+
+    Raises:
+        TypeError: if it is none.
+        ValueError: if it is below `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"expected {name} as a whole number, got {value!r}; write it without a point")
+    if value < least:
+        raise ValueError(f"expected {name} of at least {least}, got {value}; raise it")
+
+
 def nearest_names(name: str, known: Collection[str]) -> str:
     """The text that names the nearest known names: "did you mean a, b?"; or all of them when none is near."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

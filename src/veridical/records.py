@@ -105,7 +105,10 @@ class SkippedRecord(_Record):
 
 
 class Evidence(_Record):
-    """One statistic held against its threshold; `passed` is None where that decides nothing."""
+    """One statistic held against its threshold; `passed` is None where that decides nothing.
+
+    `level` is that of the interval, and `needed` about how many images would decide what is open.
+    """
 
     test: str
     statistic: str
@@ -118,6 +121,8 @@ class Evidence(_Record):
     passed: bool | None
     source: str = ""
     note: str = ""
+    level: Number = math.nan
+    needed: int | None = None
 
 
 class Verdict(_Record):
@@ -235,15 +240,15 @@ def explain_invalid(path: Path | str, error: ValidationError) -> str:
 
 def write_run(directory: Path, run: Run) -> None:
     """Write `run.json` of a run directory."""
-    write_json(Path(directory) / RUN_FILE, _finite_or_null(run.model_dump(mode="python")))
+    write_json(Path(directory) / RUN_FILE, finite_or_null(run.model_dump(mode="python")))
 
 
-def _finite_or_null(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
     """The same structure with null for NaN and infinity, which JSON does not know."""
     if isinstance(value, Mapping):
-        return {key: _finite_or_null(inner) for key, inner in value.items()}
+        return {key: finite_or_null(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite_or_null(inner) for inner in value]
+        return [finite_or_null(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

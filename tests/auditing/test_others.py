@@ -63,15 +63,19 @@ def test_a_method_of_captum_gets_the_scores_of_the_same_method_of_ours(network, 
 
 def test_a_believable_method_says_which_test_does_not_apply(network, images, tmp_path):
     policy = tmp_path / "policy.toml"
-    rule = 'statistic = "{}"\nthreshold = 2.0\nsource = "s"\nlayer = "{}"\n'
+    rule = 'statistic = "{}"\nthreshold = 1.0\nsource = "s"\nlayer = "{}"\n'
     policy.write_text(
         'name = "x"\n[tests.random-logit]\n' + rule.format("median_ssim", "")
         + "[tests.cosine-convergence]\n" + rule.format("median_cosine", "last")
     )  # fmt: skip
+
+    def own(model, inputs, target=None):
+        return vd.explain(model, inputs, target)
+
     report = vd.audit(
-        network, images, methods=[ramp], tests=["random-logit", "cosine-convergence"], policy=policy
+        network, images, methods=[own], tests=["random-logit", "cosine-convergence"], policy=policy
     )
-    verdict = report.verdicts["ramp"]
+    verdict = report.verdicts["own"]
     assert verdict.verdict == "believable"
     assert "cosine-convergence does not apply: it needs a method with layer-by-layer rules" in verdict.reason
 

@@ -66,11 +66,11 @@ def test_gate_exits_by_its_policy(call, tmp_path):
     call(*arguments(tmp_path))
     policy = tmp_path / "policy.toml"
     text = 'name = "x"\n[tests.random-logit]\nstatistic = "median_ssim"\nthreshold = {}\nsource = "s"\n'
-    policy.write_text(text.format("1.5"))
+    policy.write_text(text.format("1.0"))
     passed = call("gate", tmp_path / "run", "--policy", policy)
-    policy.write_text(text.format("-1.5"))
+    policy.write_text(text.format("-1.0"))
     failed = call("gate", tmp_path / "run", "--policy", policy)
-    policy.write_text('methods = ["lrp-z"]\n' + text.format("1.5"))
+    policy.write_text('methods = ["lrp-z"]\n' + text.format("1.0"))
     unknown = call("gate", tmp_path / "run", "--policy", policy)
     assert [passed.exit_code, failed.exit_code, unknown.exit_code] == [0, 1, 2], failed.output
     assert "FAIL gradient" in failed.stdout and "lrp-z" in unknown.stderr

@@ -16,6 +16,7 @@ from veridical.training import (
 )
 
 SPEC = "veridical.training.networks:sixt2020_cifar10"
+LENET = "veridical.training.networks:bordt2023_lenet"
 
 
 def test_the_layers_are_those_of_appendix_d():
@@ -71,9 +72,11 @@ def test_the_recipe_has_the_published_numbers():
 
 
 def test_every_recipe_names_its_source_and_a_network_that_exists():
-    assert set(TRAINING_RECIPES) == {"sixt2020-cifar10", "sixt2020-cifar10-reduced"}
-    assert "sixt2020-cifar10" in repr(TRAINING_RECIPES) and len(TRAINING_RECIPES) == 2
-    assert all(recipe.source and recipe.network == SPEC for recipe in TRAINING_RECIPES.values())
+    published = {"sixt2020-cifar10": SPEC, "sixt2020-cifar10-reduced": SPEC}
+    published |= {f"bordt2023-mnist32{kind}": LENET for kind in ("", "-robust", "-robust-reduced")}
+    assert {name: recipe.network for name, recipe in TRAINING_RECIPES.items()} == published
+    assert "sixt2020-cifar10" in repr(TRAINING_RECIPES) and len(TRAINING_RECIPES) == len(published)
+    assert all(recipe.source for recipe in TRAINING_RECIPES.values())
     with pytest.raises(ValueError, match="did you mean sixt2020-cifar10"):
         training_recipe("sixt2020-cifar")
 

@@ -4,6 +4,7 @@ from veridical.attacks import array_target, image_target, region_target, text_ta
 from veridical.attributions import Patterns, fit_patterns
 from veridical.attributions import methods as method_names
 from veridical.attributions.entry import method_entry, method_summary
+from veridical.auditing.comparison import Change, Comparison, StoredRun, compare_runs, read_stored
 from veridical.auditing.forgery import Forgery, Moment, attack_settings, defended, forge
 from veridical.auditing.plan import (
     DEFAULT_METHODS,
@@ -28,6 +29,8 @@ __all__ = [
     "TEST_NAMES",
     "AuditOptions",
     "AuditReport",
+    "Change",
+    "Comparison",
     "Forgery",
     "Moment",
     "Patterns",
@@ -35,12 +38,14 @@ __all__ = [
     "PolicyError",
     "Preset",
     "Progress",
+    "StoredRun",
     "Task",
     "TestPolicy",
     "array_target",
     "attack_settings",
     "audit",
     "check_directory",
+    "compare_runs",
     "defended",
     "describe",
     "find_methods",
@@ -53,6 +58,7 @@ __all__ = [
     "method_entry",
     "method_names",
     "method_summary",
+    "read_stored",
     "region_target",
     "text_target",
     "uniform_target",

@@ -217,6 +217,8 @@ def _convergence(subject: Subject, work: Work) -> Outcome:
         work.tick((index + 1) / count)
     scores = []
     for place, layer in enumerate(results[0].layers):
+        medians = zip((one.median[place] for one in results), subject.names, strict=False)
+        scores += [work.score("cosine", value, image=name, layer=layer) for value, name in medians]
         for statistic, name in (
             ("median_cosine", "median"),
             ("mean_cosine", "mean"),

@@ -4,7 +4,21 @@ from typing import Annotated
 
 import typer
 
-from veridical.cli import attack, audit, explain, gate, methods, models, report, tests, train
+from veridical.cli import (
+    attack,
+    audit,
+    compare,
+    explain,
+    gate,
+    manifold,
+    manifold_generate,
+    methods,
+    models,
+    report,
+    study,
+    tests,
+    train,
+)
 
 app = typer.Typer(
     help="Find out which explanations of an image classifier you may believe.",
@@ -37,7 +51,12 @@ app.command("explain")(explain.command)
 app.command("attack")(attack.command)
 app.command("train")(train.command)
 app.command("gate")(gate.command)
+app.command("compare")(compare.command)
 app.command("report")(report.command)
+app.add_typer(study.app, name="study")
+app.add_typer(manifold.app, name="manifold")
+manifold.app.command("generate")(manifold_generate.generate)
+manifold.app.command("reconstruct")(manifold_generate.reconstruct)
 app.command("methods")(methods.command)
 app.command("tests")(tests.command)
 app.command("models")(models.command)

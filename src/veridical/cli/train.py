@@ -20,6 +20,16 @@ from torch import nn
 
 from veridical.cli.errors import one_line_errors
 from veridical.cli.options import Device, find_device
+from veridical.cli.train_adversary import (
+    AdversaryOptions,
+    Attack,
+    Attacked,
+    Epsilon,
+    Norm,
+    Steps,
+    robust_record,
+    tell_robust,
+)
 from veridical.data import LabeledImages, Part, load_labeled, parts_of
 from veridical.models import find_importable, state_digest
 from veridical.records import write_arrays, write_json
@@ -27,11 +37,14 @@ from veridical.training import (
     LEVEL,
     Accuracy,
     DivergedError,
+    Snapshots,
     Training,
     TrainingMoment,
+    TrainingProgress,
     TrainingRecipe,
     TrainingSettings,
     accuracy,
+    log_steps,
     train_classifier,
     training_recipe,
 )
@@ -40,7 +53,7 @@ WEIGHTS, CHECKPOINT, RESULT = "weights.safetensors", "checkpoint.safetensors", "
 HELD_OUT = 0.1
 SHOWN = 5
 
-Recipe = Annotated[str, typer.Option("--recipe", help="sixt2020-cifar10 or sixt2020-cifar10-reduced.")]
+Recipe = Annotated[str, typer.Option("--recipe", help="A training recipe; a wrong name lists all.")]
 Labeled = Annotated[
     Path,
     typer.Option("--images", help="A folder or .zip with one folder a class, an .npz, or MNIST's files."),
@@ -51,6 +64,13 @@ Tests = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write to; an unfinished run goes on.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Instead of the recipe's.")]
+Network = Annotated[
+    str | None,
+    typer.Option("--network", help="package.module:callable (called with the seed) instead of the recipe's."),
+]
+Keep = Annotated[
+    int, typer.Option("--keep", help="Keep the network at so many steps, log-spaced, in steps/.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="Train on this many of the images, by chance.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the weights, the draws and the order of the images.")]
 
@@ -72,6 +92,13 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     epochs: Epochs = None,
     limit: Limit = None,
     seed: Seed = 0,
+    own_network: Network = None,
+    adversary: Norm = None,
+    epsilon: Epsilon = None,
+    adversary_steps: Steps = None,
+    attack: Attack = "pgd",
+    attacked: Attacked = 500,
+    keep: Keep = 0,
     device: Device = "cpu",
 ) -> None:
     """Train a network by a recipe, and measure its accuracy on images that it has not seen.
@@ -79,8 +106,10 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     The same command on an unfinished directory goes on after its last whole epoch.
     """
     with one_line_errors(f"interrupted; the same command goes on from {out / CHECKPOINT}"):
-        found = training_recipe(recipe)
-        settings = found.with_settings(epochs=epochs, seed=seed)
+        found = _recipe(recipe, own_network)
+        options = AdversaryOptions(adversary, epsilon, adversary_steps, attack, attacked)
+        settings = options.settings(found.with_settings(epochs=epochs, seed=seed))
+        robustness = options.robustness(settings)
         place = find_device(device)
         _check_place(out)
         # Rectified gradients are full of denormal numbers, which slow CPU kernels several times.
@@ -88,14 +117,27 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         chosen = _images(found, images, test, limit, seed)
         network = find_importable(found.network)(seed).to(place)
         began = perf_counter()
-        training = _train(network, chosen.train, settings, out)
+        training = _train(network, chosen.train, settings, out, keep)
         measured = accuracy(network, chosen.test.images, chosen.test.labels)
         _write(out, network)
-        record = _record(recipe, chosen, training, measured)
+        record = _record(recipe, found, chosen, training, measured)
         record["times"] |= {"seconds": round(perf_counter() - began, 1), "resumed_after": training.resumed}
         record["model"] = {"weights": WEIGHTS, "sha256": state_digest(network)}
+        robust = None if robustness is None else options.measured(network, chosen.test, robustness)
+        record["robust_accuracy"] = None if robust is None else robust_record(robust)
         write_json(out / RESULT, record)
         _tell(found, measured, out)
+        if robust is not None:
+            tell_robust(robust)
+
+
+def _recipe(name: str, network: str | None) -> TrainingRecipe:
+    """The recipe of that name, for another network where one is given."""
+    found = training_recipe(name)
+    if network is None:
+        return found
+    changed = {"network": network, "published_accuracy": None, "source": f"{found.source}; another network"}
+    return TrainingRecipe.model_validate({**dict(found), **changed})
 
 
 def _check_place(out: Path) -> None:
@@ -135,11 +177,18 @@ def _load(recipe: TrainingRecipe, path: Path, wanted: Part) -> LabeledImages:
     return found
 
 
-def _train(network: nn.Module, images: LabeledImages, settings: TrainingSettings, out: Path) -> Training:
+def _train(
+    network: nn.Module, images: LabeledImages, settings: TrainingSettings, out: Path, keep: int
+) -> Training:
     try:
         with _progress() as told:
+            watched: TrainingProgress = told
+            if keep:
+                steps = log_steps(settings.total_steps(len(images)), keep)
+                watched = Snapshots(out / "steps", network, steps, told)
+                watched.keep_first()
             return train_classifier(
-                network, images.images, images.labels, settings, checkpoint=out / CHECKPOINT, progress=told
+                network, images.images, images.labels, settings, checkpoint=out / CHECKPOINT, progress=watched
             )
     except DivergedError as error:
         kept = (
@@ -170,9 +219,10 @@ def _write(out: Path, network: nn.Module) -> None:
     write_arrays(out / WEIGHTS, arrays)
 
 
-def _record(name: str, chosen: Chosen, training: Training, measured: Accuracy) -> dict[str, Any]:
+def _record(
+    name: str, recipe: TrainingRecipe, chosen: Chosen, training: Training, measured: Accuracy
+) -> dict[str, Any]:
     """The content of training.json; only `times` differs between two runs of the same training."""
-    recipe = training_recipe(name)
     interval = measured.interval()
     return {
         "format": 1,

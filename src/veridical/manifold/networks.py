@@ -8,16 +8,18 @@ from torch.nn import functional as F
 
 
 class TCVAEEncoder(nn.Module):
-    """Three strided convolutions and three linear layers: images (N, 1, 32, 32) to a normal distribution.
+    """Strided convolutions down to 4 x 4 and three linear layers: images to a normal distribution.
 
-    The names of the layers are those of the published weights.
+    Three convolutions for the 32 x 32 pixels of the published weights, whose layers have these names.
     """
 
-    def __init__(self, latents: int = 10, channels: int = 1) -> None:
+    def __init__(self, latents: int = 10, channels: int = 1, side: int = 32) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 32, 4, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(32, 32, 4, stride=2, padding=1)
-        self.conv3 = nn.Conv2d(32, 32, 4, stride=2, padding=1)
+        self.side = side
+        self.count = halvings(side)
+        for number in range(1, self.count + 1):
+            before = channels if number == 1 else 32
+            self.add_module(f"conv{number}", nn.Conv2d(before, 32, 4, stride=2, padding=1))
         self.lin1 = nn.Linear(512, 256)
         self.lin2 = nn.Linear(256, 256)
         self.mu_logvar_gen = nn.Linear(256, 2 * latents)
@@ -28,42 +30,54 @@ class TCVAEEncoder(nn.Module):
         The last layer gives them interleaved: mean and logarithm of the first value, then of the second.
 
         Raises:
-            ValueError: if the images are not 32 x 32.
+            ValueError: if the images have another size.
         """
-        if images.shape[-2:] != (32, 32):
-            raise ValueError(f"expected images of 32 x 32 pixels, got {tuple(images.shape)}; resize them")
-        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(images))))))
+        if images.shape[-2:] != (self.side, self.side):
+            raise ValueError(
+                f"expected images of {self.side} x {self.side} pixels, got {tuple(images.shape)}; resize them"
+            )
+        x = images
+        for number in range(1, self.count + 1):
+            x = F.relu(self.get_submodule(f"conv{number}")(x))
         x = F.relu(self.lin2(F.relu(self.lin1(x.flatten(1)))))
         mean, log_variance = self.mu_logvar_gen(x).unflatten(1, (-1, 2)).unbind(2)
         return mean, log_variance
 
 
 class TCVAEDecoder(nn.Module):
-    """Three linear layers, three transposed convolutions and a sigmoid: latents (N, k) to (N, 1, 32, 32).
+    """Three linear layers, transposed convolutions from 4 x 4 upwards and a sigmoid: latents to images.
 
     Its latents have a standard normal prior, which `tangent_space` checks them against.
     """
 
     prior = "normal"
 
-    def __init__(self, latents: int = 10, channels: int = 1) -> None:
+    def __init__(self, latents: int = 10, channels: int = 1, side: int = 32) -> None:
         super().__init__()
+        self.count = halvings(side)
         self.lin1 = nn.Linear(latents, 256)
         self.lin2 = nn.Linear(256, 256)
         self.lin3 = nn.Linear(256, 512)
-        self.convT1 = nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1)
-        self.convT2 = nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1)
-        self.convT3 = nn.ConvTranspose2d(32, channels, 4, stride=2, padding=1)
+        for number in range(1, self.count + 1):
+            after = channels if number == self.count else 32
+            self.add_module(f"convT{number}", nn.ConvTranspose2d(32, after, 4, stride=2, padding=1))
+
+    def logits(self, latents: Tensor) -> Tensor:
+        """The images before the sigmoid, for losses that are exact where it is flat."""
+        x = F.relu(self.lin3(F.relu(self.lin2(F.relu(self.lin1(latents))))))
+        x = x.unflatten(1, (32, 4, 4))
+        for number in range(1, self.count):
+            x = F.relu(self.get_submodule(f"convT{number}")(x))
+        last: Tensor = self.get_submodule(f"convT{self.count}")(x)
+        return last
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images (N, channels, 32, 32) in (0, 1)."""
-        x = F.relu(self.lin3(F.relu(self.lin2(F.relu(self.lin1(latents))))))
-        x = F.relu(self.convT2(F.relu(self.convT1(x.unflatten(1, (32, 4, 4))))))
-        return torch.sigmoid(self.convT3(x))
+        """Images (N, channels, side, side) in (0, 1)."""
+        return torch.sigmoid(self.logits(latents))
 
 
 class TCVAE(nn.Module):
-    """Encoder and decoder of the beta-TCVAE for 32 x 32 images.
+    """Encoder and decoder of the beta-TCVAE, and of the beta-VAE, for square images.
 
     Source: the architecture of Burgess et al. 2018 ("Understanding disentangling in beta-VAE"), trained with
     the loss of Chen et al. 2018; Bordt et al. 2023 draw MNIST32 from its decoder.
@@ -71,17 +85,35 @@ class TCVAE(nn.Module):
     Args:
         latents: k.
         channels: of the images.
+        side: their height and width: 8, 16, 32, 64, ...
     """
 
-    def __init__(self, latents: int = 10, channels: int = 1) -> None:
+    def __init__(self, latents: int = 10, channels: int = 1, side: int = 32) -> None:
         super().__init__()
-        self.encoder = TCVAEEncoder(latents, channels)
-        self.decoder = TCVAEDecoder(latents, channels)
+        self.encoder = TCVAEEncoder(latents, channels, side)
+        self.decoder = TCVAEDecoder(latents, channels, side)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The means of the latents (N, k)."""
+        mean: Tensor = self.encoder(images)[0]
+        return mean
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstructions from the means of the latents, without sampling."""
-        found: Tensor = self.decoder(self.encoder(images)[0])
+        found: Tensor = self.decoder(self.encode(images))
         return found
+
+
+def halvings(side: int) -> int:
+    """How often a side is halved until 4 pixels are left.
+
+    Raises:
+        ValueError: if that does not end at 4.
+    """
+    count = (side // 4).bit_length() - 1
+    if count < 1 or side != 4 << count:
+        raise ValueError(f"expected images of 8, 16, 32, 64, ... pixels a side, got {side}; resize them")
+    return count
 
 
 class Resized(nn.Module):
@@ -128,7 +160,8 @@ def load_tcvae(path: str | Path) -> TCVAE:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         latents, channels = state["decoder.lin1.weight"].shape[1], state["encoder.conv1.weight"].shape[1]
-        network = TCVAE(latents, channels)
+        side = 4 << sum(name.startswith("encoder.conv") and name.endswith("weight") for name in state)
+        network = TCVAE(latents, channels, side)
         network.load_state_dict(state)
     except Exception as error:
         # torch raises half a dozen types here, some for a wrong file and some for wrong content.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from veridical.records import RecordError, read_arrays, write_arrays
-from veridical.training.settings import TrainingSettings
+from veridical.training.settings import TrainingSettings, settings_from
 
 FORMAT = 1
 OWN = "network."
@@ -48,8 +48,7 @@ class Checkpoint:
     def save(self, network: nn.Module, optimizer: Optimizer, history: tuple[EpochRecord, ...]) -> None:
         """Write the state after as many epochs as the history has; the file is always whole."""
         arrays = {f"{OWN}{name}": _array(value) for name, value in network.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer.{index}.{key}": _array(value) for key, value in _tensors(state).items()}
+        arrays |= optimizer_arrays(optimizer)
         told = {
             "format": FORMAT,
             "settings": asdict(self.settings),
@@ -79,15 +78,15 @@ class Checkpoint:
         state = {name[len(OWN) :]: value for name, value in arrays.items() if name.startswith(OWN)}
         self._check_network(network, state)
         network.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-        _load_optimizer(optimizer, arrays)
+        load_optimizer(optimizer, arrays)
         return history
 
     def _checked(self, told: Mapping[str, Any]) -> tuple[EpochRecord, ...]:
         try:
-            earlier = TrainingSettings(**told["settings"])
+            earlier = settings_from(told["settings"])
             history = tuple(EpochRecord(**one) for one in told["history"])
             data = told["data"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"expected a checkpoint of a training run, got {self.path} ({error}); choose another place"
             ) from error
@@ -123,7 +122,16 @@ def _array(value: Tensor) -> NDArray[Any]:
     return found
 
 
-def _load_optimizer(optimizer: Optimizer, arrays: Mapping[str, NDArray[Any]]) -> None:
+def optimizer_arrays(optimizer: Optimizer) -> dict[str, NDArray[Any]]:
+    """The state of an optimizer as arrays `optimizer.<number of the weight>.<name>`."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        arrays |= {f"optimizer.{index}.{key}": _array(value) for key, value in _tensors(state).items()}
+    return arrays
+
+
+def load_optimizer(optimizer: Optimizer, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Put an optimizer into the state that `optimizer_arrays` gave; other arrays are not looked at."""
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in arrays.items():
         kind, _, rest = name.partition(".")

@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from veridical.checks import check_logits
 from veridical.training.accuracy import as_float, check_classes, check_labeled, evaluating
+from veridical.training.adversarial import check_bounds, craft
 from veridical.training.augmentation import augment
 from veridical.training.checkpoints import Checkpoint, EpochRecord
 from veridical.training.settings import TrainingSettings
@@ -89,12 +90,14 @@ def train_classifier(
 
     Raises:
         TypeError: if images or labels are of another type.
-        ValueError: if they do not fit each other or the network, the network has nothing to train, or the
-            checkpoint belongs to another run.
+        ValueError: if they do not fit each other, the network or the adversary's bounds, the network has
+            nothing to train, or the checkpoint belongs to another run.
         DivergedError: if the loss or a weight is no finite number; the message says when.
     """
     check_labeled(images, labels)
     _check_network(network, images, labels)
+    if settings.adversary is not None:
+        check_bounds(images, settings.adversary)
     data = digest(images, labels)
     run = _Run(network, images, labels, settings, _optimizer(network, settings), progress)
     stored = None if checkpoint is None else Checkpoint(Path(checkpoint), settings, data)
@@ -178,6 +181,8 @@ class _Run:
         images = as_float(self.images[part].to(place))
         images = augment(images, self.settings.shift, self.settings.flip, source)
         labels = self.labels[part].to(place)
+        if self.settings.adversary is not None:
+            images = craft(self.network, images, labels, self.settings.adversary, source)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         logits = self.network(images)

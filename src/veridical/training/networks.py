@@ -59,6 +59,76 @@ class Sixt2020Cifar10(nn.Module):
         return images
 
 
+class Bordt2023LeNet(nn.Module):
+    """The LeNet of Bordt et al. 2023 for MNIST32: two convolutions, two dense layers, 1,625,866 weights.
+
+    Gray images (N, 1, 32, 32) in [0, 1] to logits (N, 10).
+
+    Args:
+        seed: of the initial weights, which are torch's default.
+
+    Attributes:
+        preprocessing: what an image goes through; `veridical.models.load_model` reads it.
+        classes: the digits.
+
+    Source:
+        Bordt et al. 2023, the authors' code, models.py at commit 3d0afba.
+    """
+
+    preprocessing = MappingProxyType(
+        {
+            "resize": 32,
+            "crop": 32,
+            "mean": (0.0,),
+            "std": (1.0,),
+            "channels": 1,
+            "source": "Bordt et al. 2023: values in [0, 1]",
+        }
+    )
+    classes = tuple("0123456789")
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        # Layers draw their weights from the global random state.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name, layer in _lenet_layers():
+                self.add_module(name, layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 10) of images (N, 1, 32, 32) in [0, 1]."""
+        for layer in self.children():
+            images = layer(images)
+        return images
+
+
+def bordt2023_lenet(seed: int = 0) -> Bordt2023LeNet:
+    """The LeNet of Bordt et al. 2023 for MNIST32 with initial weights; see `Bordt2023LeNet`.
+
+    On the command line: `--model veridical.training.networks:bordt2023_lenet --weights FILE`.
+
+    Args:
+        seed: of the initial weights.
+    """
+    return Bordt2023LeNet(seed)
+
+
+def _lenet_layers() -> list[tuple[str, nn.Module]]:
+    return [
+        ("conv1", nn.Conv2d(1, 32, kernel_size=3)),
+        ("relu1", nn.ReLU()),
+        ("conv2", nn.Conv2d(32, 64, kernel_size=3)),
+        ("relu2", nn.ReLU()),
+        ("pool2", nn.MaxPool2d(2)),
+        ("dropout2", nn.Dropout(0.25)),
+        ("flatten", nn.Flatten()),
+        ("fc3", nn.Linear(64 * 14 * 14, 128)),
+        ("relu3", nn.ReLU()),
+        ("dropout3", nn.Dropout(0.5)),
+        ("fc4", nn.Linear(128, 10)),
+    ]
+
+
 def sixt2020_cifar10(seed: int = 0) -> Sixt2020Cifar10:
     """The CIFAR-10 network of Sixt et al. 2020, appendix D, with initial weights; see `Sixt2020Cifar10`.
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from veridical.checks import nearest_names
 from veridical.training.settings import TrainingSettings
 
-FILES = ("sixt2020.toml",)
+FILES = ("sixt2020.toml", "bordt2023_training.toml")
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,10 +1,12 @@
 """What a training run is made of, as one value."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from veridical.checks import check_choice
+from veridical.checks import check_choice, check_count
+from veridical.training.adversarial import Adversary
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "step", "cosine"]
@@ -32,6 +34,7 @@ class TrainingSettings:
         flip: whether every other image, by chance, is mirrored left to right.
         seed: of the order of the images, of their changes and of dropout. The initial weights are the
             caller's.
+        adversary: changes every batch before the network sees it, after `shift` and `flip`; None for none.
     """
 
     epochs: int = 100
@@ -46,12 +49,13 @@ class TrainingSettings:
     shift: float = 0.0
     flip: bool = False
     seed: int = 0
+    adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
         """Check every choice.
 
         Raises:
-            TypeError: if a count is no whole number.
+            TypeError: if a count is no whole number, or the adversary is none.
             ValueError: if a choice does not exist or a number is out of range.
         """
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
@@ -71,6 +75,8 @@ class TrainingSettings:
             raise ValueError(f"expected step_factor in (0, 1], got {self.step_factor}; 0.1 is usual")
         if not 0 <= self.shift < 1:
             raise ValueError(f"expected shift as a share of the side in [0, 1), got {self.shift}; try 0.1")
+        if not isinstance(self.adversary, Adversary | None):
+            raise TypeError(f"expected adversary as an Adversary or None, got {self.adversary!r}; make one")
 
     def factor(self, epoch: int, step: int, steps: int) -> float:
         """What multiplies `lr` in a step.
@@ -87,6 +93,10 @@ class TrainingSettings:
             return 0.5 * (1 + math.cos(math.pi * done))
         return 1.0
 
+    def total_steps(self, images: int) -> int:
+        """Steps of the whole training on so many images."""
+        return self.epochs * math.ceil(images / self.batch)
+
     def difference(self, other: "TrainingSettings") -> str:
         """The first setting in which a run that is continued would differ, as text; "" where there is none.
 
@@ -100,14 +110,18 @@ class TrainingSettings:
         return ""
 
 
-def check_count(name: str, value: object, least: int) -> None:
-    """Check a whole number.
+def settings_from(told: Mapping[str, Any]) -> TrainingSettings:
+    """The settings that `dataclasses.asdict` turned into a mapping, also after a detour over JSON.
 
     Raises:
-        TypeError: if it is none.
-        ValueError: if it is below `least`.
+        TypeError: if a name is unknown.
+        ValueError: if a value is out of range.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"expected {name} as a whole number, got {value!r}; write it without a point")
-    if value < least:
-        raise ValueError(f"expected {name} of at least {least}, got {value}; raise it")
+    adversary = told.get("adversary")
+    if adversary is not None:
+        # JSON knows no tuples.
+        plain: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in adversary.items()
+        }
+        adversary = Adversary(**plain)
+    return TrainingSettings(**{**told, "adversary": adversary})

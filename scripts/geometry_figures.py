@@ -1,0 +1,189 @@
+"""Draw the pictures of docs/geometry.md and print its tables.
+
+    python scripts/geometry_figures.py levels                                # seconds, needs no data
+    python scripts/geometry_figures.py chain                                 # a minute, needs no data
+    python scripts/geometry_figures.py beta DATA --out FOLDER [--images 10]  # curvature against beta
+    python scripts/geometry_figures.py movement DATA --out FOLDER [--images 50] [--steps 100]
+
+DATA is the optional data folder; its trained CIFAR ResNet-20 and test images are used, in float32. Every
+finished cell (a beta; ten images of `movement`) is kept in FOLDER, so that the same command goes on after an
+interruption.
+`movement` compares what curvature predicts with what an attack does, as a rank correlation over images.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+matplotlib.use("Agg")
+
+from matplotlib import pyplot  # noqa: E402
+from scripts.pages import Cell, cifar_images, kept, picture, table  # noqa: E402
+
+from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
+from veridical.attacks import ManipulationSettings, manipulate  # noqa: E402
+from veridical.attributions import method, saliency  # noqa: E402
+from veridical.geometry import curvature, predict_movement, theorem1, walk  # noqa: E402
+from veridical.metrics import pearson, spearman  # noqa: E402
+from veridical.smoothing import SmoothedModel, predicted_target  # noqa: E402
+
+FOLDER = ROOT / "docs"
+BETAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+GRID = 161
+ATTACK_BETA = 10.0
+PART = 10
+RESAMPLES = 2000
+
+
+def two_layers(inputs: int = 2, hidden: int = 50, seed: int = 0) -> nn.Module:
+    """The network V relu(W x) of supplement figure 20, entries uniform in (-1, 1), no biases."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, 1, bias=False)
+    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second).double().eval()
+    with torch.no_grad():
+        for layer in (first, second):
+            layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator).double() * 2 - 1)
+    return model
+
+
+def levels() -> str:
+    """Supplement figure 20: contours of the two-layer network, ReLU beside beta = 5 and 1."""
+    axis = torch.linspace(-1, 1, GRID).double()
+    grid = torch.cartesian_prod(axis, axis).view(-1, 1, 1, 2)
+    model = two_layers()
+    figure, panels = pyplot.subplots(1, 3, figsize=(9, 3.2))
+    for axes, beta in zip(panels, (None, 5.0, 1.0), strict=True):
+        shown = model if beta is None else SmoothedModel(model, beta)
+        with torch.no_grad():
+            values = shown(grid)[:, 0].view(GRID, GRID).T
+        axes.contour(axis, axis, values, 15, linewidths=0.8)
+        axes.set(title="ReLU" if beta is None else f"softplus, beta = {beta:g}", aspect="equal")
+    figure.tight_layout()
+    picture(figure, FOLDER / "geometry-levels.png")
+    return "drew geometry-levels.png"
+
+
+def chain(betas: tuple[float, ...] = BETAS, steps: int = 20) -> str:
+    """Bound against measurement: theorem 1 on a small network."""
+    model, x = (
+        two_layers(12, 30),
+        torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double(),
+    )
+    rows = []
+    for beta in betas:
+        path = walk(model, x, 0, beta=beta, steps=steps, length=1.0)
+        found = theorem1(model, path, every=2, factor="tight")
+        values = (found.change, found.turning, found.curvature_bound, found.weight_bound)
+        rows.append([f"{beta:g}", *(f"{float(value.nanmedian()):.3g}" for value in values)])
+    head = ["beta", "change of n", "sum of changes", "curvature x length", "beta C x length"]
+    return table(head, rows)
+
+
+def against_beta(data: Path, out: Path, images: int) -> str:
+    """Largest |curvature| of the ResNet-20 at test images, for every beta."""
+    model, x = trained_resnet20(data), cifar_images(data, "test.zip", images)
+    classes = predicted_target(model, x)
+    rows, lines = [], []
+    for beta in BETAS:
+
+        def measure(beta: float = beta) -> Cell:
+            found = curvature(model, x, classes, beta=beta, top=1, tolerance=1e-3)
+            return {"largest": found.largest, "residuals": found.residuals, "steps": found.steps}
+
+        cell = kept(out / f"beta-{beta:g}-{images}.safetensors", measure)
+        largest = cell["largest"].abs()
+        lines.append(largest)
+        low, middle, high = largest.quantile(torch.tensor([0.1, 0.5, 0.9]).double()).tolist()
+        worst = float((cell["residuals"][:, 0] / largest).max())
+        rows.append([f"{beta:g}", f"{middle:.3g}", f"{low:.3g} to {high:.3g}", f"{worst:.1e}",
+                     str(int(cell["steps"].max()))])  # fmt: skip
+    figure, axes = pyplot.subplots(figsize=(5, 3.4))
+    axes.plot(BETAS, torch.stack(lines), color="tab:blue", alpha=0.35, linewidth=0.8)
+    axes.plot(BETAS, torch.stack(lines).median(dim=1).values, color="black", label="median")
+    axes.set(xscale="log", yscale="log", xlabel="beta", ylabel="largest |curvature|")
+    axes.legend()
+    figure.tight_layout()
+    picture(figure, FOLDER / "geometry-beta.png")
+    return table(["beta", "median", "10 to 90 %", "largest relative residual", "most steps"], rows)
+
+
+def measured_movement(model: nn.Module, x: Tensor, others: Tensor, steps: int) -> Cell:
+    """Prediction for images, and what an attack on their gradient maps does to them."""
+    classes, explain = predicted_target(model, x), method("gradient")
+    predicted = predict_movement(model, x, classes, beta=ATTACK_BETA, tolerance=1e-3)
+    clean, aim = saliency(explain(model, x, classes)), saliency(explain(model, others))
+    settings = ManipulationSettings(steps=steps, factors=(1e7, 1e2), keep="last")
+    attack = manipulate(model, x, aim, explainer=explain, target=classes, settings=settings)
+    maps = saliency(explain(model, attack.inputs, classes))
+    smooth = SmoothedModel(model, ATTACK_BETA)
+    normals = [explain(smooth, images, classes).flatten(1).double() for images in (x, attack.inputs)]
+    first, second = (normal / normal.norm(dim=1, keepdim=True) for normal in normals)
+    return {
+        "largest": predicted.largest,
+        "expected": predicted.expected,
+        "map": 1 - pearson(clean, maps),
+        "normal": (first - second).norm(dim=1),
+        "distance": (attack.inputs - x).double().flatten(1).norm(dim=1),
+    }
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> tuple[float, float, float]:
+    """Spearman's correlation over images with its 95 % percentile bootstrap interval."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(first), (RESAMPLES, len(first)), generator=generator)
+    many = spearman(first[drawn], second[drawn])
+    low, high = many[~many.isnan()].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return float(spearman(first[None], second[None])), low, high
+
+
+def movement(data: Path, out: Path, images: int, steps: int) -> str:
+    """Rank correlation of predicted and attacked movement over images."""
+    model, x = trained_resnet20(data), cifar_images(data, "test.zip", images)
+    others = x.roll(len(x) // 2, dims=0)
+    cells = [
+        kept(
+            out / f"movement-{images}-{steps}-{index * PART}.safetensors",
+            partial(measured_movement, model, *pair, steps),
+        )
+        for index, pair in enumerate(zip(x.split(PART), others.split(PART), strict=True))
+    ]
+    joined = {name: torch.cat([cell[name] for cell in cells]) for name in cells[0]}
+    rows = []
+    for predicted in ("largest", "expected"):
+        for attacked in ("normal", "map"):
+            value, low, high = rank_correlation(joined[predicted], joined[attacked])
+            rows.append([predicted, attacked, f"{value:.2f}", f"{low:.2f} to {high:.2f}", str(images)])
+    return table(["predicted", "change under attack", "Spearman", "95 %", "images"], rows)
+
+
+def main() -> None:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=("levels", "chain", "beta", "movement"))
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=100)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.part in ("levels", "chain"):
+        print({"levels": levels, "chain": chain}[given.part]())
+        return
+    if given.data is None or given.out is None:
+        parser.error(f"{given.part} needs DATA and --out FOLDER")
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.part == "beta":
+        print(against_beta(given.data, given.out, given.images))
+    else:
+        print(movement(given.data, given.out, given.images, given.steps))
+
+
+if __name__ == "__main__":
+    main()
