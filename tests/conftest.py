@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,3 +67,11 @@ def data_folder() -> Path:
 def torchvision_models() -> object:
     """`torchvision.models`, or a skip with the reason."""
     return pytest.importorskip("torchvision.models", reason="needs torchvision (make peers)")
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A suite that a shell started in the background would ignore Ctrl-C, and so would its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
