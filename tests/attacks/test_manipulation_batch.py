@@ -1,4 +1,4 @@
-"""Eight pairs attacked together are eight pairs attacked alone, in single precision."""
+"""Eight pairs attacked together are eight pairs attacked alone."""
 
 import io
 import math
@@ -70,11 +70,12 @@ def test_eight_pairs_equal_eight_single_runs(name):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["gradient", "lrp"])
 def test_eight_photographs_equal_eight_single_runs(name, data_folder):
-    net = networks_real.trained_resnet20(data_folder)
+    # In single precision Adam, which divides by the size of the slope, makes rounding grow from step to step.
+    net = networks_real.trained_resnet20(data_folder).double()
     with zipfile.ZipFile(data_folder / "cifar10" / "test.zip") as file:
         names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
         chosen = names[:: len(names) // PAIRS][:PAIRS]
-        x = torch.cat([networks_real.photograph(io.BytesIO(file.read(one)), 32) for one in chosen])
+        x = torch.cat([networks_real.photograph(io.BytesIO(file.read(one)), 32) for one in chosen]).double()
     settings = replace(preset("default", IMAGENET_BOUNDS), steps=20, every=10)
     together, alone = together_and_alone(net, x, METHODS[name], settings)
     singles = torch.cat([one.inputs for one in alone])

@@ -1,0 +1,5 @@
+"""`python -m veridical` is `veridical`."""
+
+from veridical.cli.main import main
+
+main()
