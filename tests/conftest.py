@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def torchvision_models() -> object:
 
 
 @pytest.fixture(autouse=True)
-def interruptible():
+def interruptible() -> Iterator[None]:
     """A suite that a shell started in the background would ignore Ctrl-C, and so would its children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
