@@ -189,16 +189,19 @@ def test_adversarial_training_makes_a_network_robust():
 
 @pytest.mark.slow
 @pytest.mark.peer
+@pytest.mark.parametrize("side", [IMAGES.shape[-1], 12])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_strong_attack_finds_no_less_and_keeps_everything(norm):
+def test_the_strong_attack_finds_no_less_and_keeps_everything(norm, side):
     pytest.importorskip("art")
+    more = side - IMAGES.shape[-1]  # Square takes part from 8 pixels on
+    images = torch.nn.functional.pad(IMAGES, (0, more, 0, more))
     # PGD of one short step is too weak; the strong attacks are not.
     settings = replace(SMALL, norm=norm, steps=1, restarts=1, queries=50)
     network = Threshold().train()
-    weak = robust_accuracy(network, IMAGES, LABELS, settings)
+    weak = robust_accuracy(network, images, LABELS, settings)
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
     found = [
-        robust_accuracy(network, IMAGES, LABELS, replace(settings, attack="strong", steps=20)) for _ in "ab"
+        robust_accuracy(network, images, LABELS, replace(settings, attack="strong", steps=20)) for _ in "ab"
     ]
     assert bool((found[0].robust <= found[0].pgd).all()) and found[0].share <= weak.share
     assert found[0].robust.tolist() == [False, False, True, True, False]

@@ -163,7 +163,9 @@ def robust_accuracy(
         check_classes(run.labels, run.classes)
         clean = found == run.labels
         run.alive, run.distance = clean.clone(), torch.where(clean, torch.nan, 0.0).double()
-        total = settings.restarts + (len(strong_attacks(run.classes)) if settings.attack == "strong" else 0)
+        total = settings.restarts + (
+            len(strong_attacks(run.classes, run.side)) if settings.attack == "strong" else 0
+        )
         pgd = clean
         for done, attack in enumerate(run.attacks(), start=1):
             run.mislead(attack)
@@ -206,8 +208,13 @@ class _Run:
             seeds = torch.randint(2**62, (len(self.images),), generator=source)
             yield self._pgd(seeds, summed_cross_entropy if restart % 2 == 0 else summed_margin)
         if self.settings.attack == "strong":
-            for attack in strong_attacks(self.classes):
+            for attack in strong_attacks(self.classes, self.side):
                 yield self._strong(attack)
+
+    @property
+    def side(self) -> int:
+        """The shorter side of the images."""
+        return min(self.images.shape[2:])
 
     def mislead(self, attack: OneAttack) -> None:
         """Attack the images that are left, and note which the network now gets wrong."""

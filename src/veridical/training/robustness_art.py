@@ -19,15 +19,18 @@ StrongAttack = Callable[[nn.Module, Tensor, Tensor, "RobustnessSettings"], Tenso
 """From (network, images, labels, settings) to what became of the images."""
 
 _DLR_CLASSES = 3
+_SQUARE_SIDE = 8  # ART's Square cannot place its squares in smaller images
 
 
-def strong_attacks(classes: int) -> tuple[StrongAttack, ...]:
+def strong_attacks(classes: int, side: int) -> tuple[StrongAttack, ...]:
     """Auto-PGD with cross-entropy, with the difference of logits ratio, and Square.
 
-    The ratio needs a third logit: with two classes it is left out.
+    The ratio needs a third logit: with two classes it is left out. Square needs a shorter side of at least 8
+    pixels.
     """
     losses = ("cross_entropy", "difference_logits_ratio")[: 2 if classes >= _DLR_CLASSES else 1]
-    return (*(partial(_auto_pgd, loss) for loss in losses), _square)
+    square = (_square,) if side >= _SQUARE_SIDE else ()
+    return (*(partial(_auto_pgd, loss) for loss in losses), *square)
 
 
 def check_strong_attack() -> None:
@@ -112,9 +115,11 @@ def _run(
         clip_values=settings.bounds,
         device_type="cpu" if images.device.type == "cpu" else "gpu",
     )
-    with _own_random_states(settings.seed), _own_gradients(network):
-        found = build(estimator).generate(images.float().cpu().numpy(), labels.cpu().numpy())
-    return torch.from_numpy(found).to(images)
+    start = images.float().cpu().numpy()
+    # Square divides by the norm of changes that may be 0.
+    with _own_random_states(settings.seed), _own_gradients(network), np.errstate(invalid="ignore"):
+        found = build(estimator).generate(start, labels.cpu().numpy())
+    return torch.from_numpy(np.where(np.isfinite(found), found, start)).to(images)
 
 
 def _norm(settings: RobustnessSettings) -> float:
