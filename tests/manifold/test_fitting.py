@@ -297,7 +297,7 @@ def test_a_very_short_fit_to_mnist_knows_more_than_the_mean_image(data_folder: P
     from veridical.cli.manifold_images import read_images
 
     found = read_images(data_folder / "MNIST" / "raw", 32, 1).subset(3000)
-    settings = replace(fit_recipe("mnist-btcvae-short").settings, epochs=3, anneal_steps=100, lr=1e-3)
+    settings = replace(fit_recipe("mnist-btcvae-short").settings, epochs=6, anneal_steps=100, lr=1e-3)
     fitted = fit_manifold(found.images, settings)
-    assert fitted.quality.error().high < fitted.quality.reference_error().low
+    assert fitted.quality.error().high < 0.9 * fitted.quality.reference_error().low
     assert len(fitted.quality.collapsed) < 10
