@@ -79,7 +79,7 @@ def run(test: str, rival: str, name: str, model: nn.Module, x: Tensor, classes: 
     explain, size = method(name), len(x)
     if rival == OURS and test == "randomization":
         return cascading_randomization(
-            model, x, explain, target=classes, batch=size, reduction="sum", measures=("ssim", "spearman")
+            model, x, explain, target=classes, batch=size, reduction="sum", measures=("spearman",)
         )
     if rival == OURS:
         return random_logit(model, x, explain, target=classes, batch=size, reduction="sum")

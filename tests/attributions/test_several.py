@@ -1,5 +1,7 @@
 """Several targets and several methods: the same relevance as one by one, from one forward pass."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from fitted import ready
 from networks import NETWORKS, Sequential, images, seeded
 from veridical.attributions import explain_several, method, methods
 from veridical.attributions.several import FromTrace
+from veridical.rules import record
 
 OPTIONS = {
     "integrated-gradients": {"steps": 3},
@@ -91,3 +94,30 @@ def test_what_is_missing_or_wrong_is_named() -> None:
         explain_several(model, x, {"gradient": method("gradient")}, [0, 4])
     with pytest.raises(TypeError, match="can be called|callable"):
         explain_several(model, x, {"gradient": "gradient"})
+
+
+@pytest.mark.parametrize("network", ["sequential", "residual"])
+def test_one_method_alone_takes_its_trace_apart_and_gives_the_same(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the vectors part on the way, side by side, because no value is small enough."""
+    model, x, targets = NETWORKS[network](), images(2), [1, torch.tensor([3, 0]), None]
+    explainers = every_method(network)
+    together = explain_several(model, x, explainers, targets)
+    monkeypatch.setattr(import_module("veridical.rules.propagate"), "_MANY", 100)
+    for name, explainer in explainers.items():
+        alone = explain_several(model, x, {name: explainer}, targets)
+        torch.testing.assert_close(alone[name], together[name])
+
+
+def test_one_method_alone_frees_the_pass_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = []
+    monkeypatch.setattr(
+        "veridical.attributions.several.record",
+        lambda *args, **options: traces.append(record(*args, **options)) or traces[-1],
+    )
+    model, x = seeded(Sequential), images(2)
+    explain_several(model, x, {"gradient": method("gradient")}, [0, 1])
+    explain_several(model, x, {name: method(name) for name in ("gradient", "lrp-zplus")}, [0, 1])
+    explain_several(model, x.requires_grad_(), {"gradient": method("gradient")}, [0, 1])
+    assert [bool(trace.operations) for trace in traces] == [False, True, True]

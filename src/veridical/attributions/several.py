@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.checks import check_inputs, check_logits, check_method, evaluation_mode, resolve_target
-from veridical.rules import Trace, record
+from veridical.rules import Trace, frees_trace, record
 from veridical.values import Explainer, Target
 
 
@@ -50,7 +50,8 @@ def explain_several(
     for explainer in methods.values():
         check_method(explainer)
     shared = {name: method for name, method in methods.items() if isinstance(method, FromTrace)}
-    trace = record(model, inputs) if shared else None
+    alone = len(shared) == len(methods) == 1 and all(map(frees_trace, shared.values()))
+    trace = record(model, inputs, lean=alone) if shared else None
     rows = _rows(targets, _logits(model, inputs) if trace is None else trace.logits)
     found = {}
     for name, explainer in methods.items():

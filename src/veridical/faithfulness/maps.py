@@ -1,13 +1,13 @@
 """From the relevance of every channel to one map per image, as the tests of explanations compare them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from veridical.checks import check_logits, check_relevance, evaluation_mode, resolve_target
-from veridical.rules import record
+from veridical.rules import frees_trace, record
 from veridical.values import Explainer, Target, explainer_name
 
 Reduction = Literal["sum", "max-abs", "sum-abs"]
@@ -118,26 +118,34 @@ def explained_each(
     relevance, classes = [], []
     for rows in _batches(len(inputs), batch):
         images = inputs[rows].detach()
-        answer, logits = _answers(model, images, method)
-        chosen = choose(logits, rows)
-        found = [check_relevance(answer(one), images, explainer_name(method)).detach() for one in chosen]
-        relevance.append(torch.stack(found))
-        classes.append(torch.stack(list(chosen)))
+        found, chosen = _answers(model, images, method, (choose, rows))
+        relevance.append(
+            torch.stack([check_relevance(one, images, explainer_name(method)).detach() for one in found])
+        )
+        classes.append(chosen)
     return torch.cat(relevance, dim=1), torch.cat(classes, dim=1)
 
 
 def _answers(
-    model: nn.Module, images: Tensor, method: Explainer
-) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """What gives the relevance for classes (n,), and the logits of the images."""
+    model: nn.Module, images: Tensor, method: Explainer, asked: tuple[Choice, slice]
+) -> tuple[Iterable[Tensor], Tensor]:
+    """The relevance for T classes of each image, and the classes (T, n).
+
+    What one class gives does not depend, to the last bit, on the others.
+    """
+    choose, rows = asked
     from_trace = getattr(method, "from_trace", None)
-    if from_trace is not None:
-        trace = record(model, images)
-        # One class after another: what one gives does not depend, to the last bit, on the others.
-        return lambda classes: from_trace(trace, classes[None])[0], trace.logits.detach()
-    with torch.no_grad(), evaluation_mode(model):
-        logits = check_logits(model(images.clone()), len(images))
-    return lambda classes: method(model, images, classes), logits
+    if from_trace is None:
+        with torch.no_grad(), evaluation_mode(model):
+            logits = check_logits(model(images.clone()), len(images))
+        chosen = torch.stack(list(choose(logits, rows)))
+        return (method(model, images, one) for one in chosen), chosen
+    lean = frees_trace(method)
+    trace = record(model, images, lean=lean)
+    trace.apart = True
+    chosen = torch.stack(list(choose(trace.logits.detach(), rows)))
+    each = from_trace(trace, chosen) if lean else (from_trace(trace, one[None])[0] for one in chosen)
+    return each, chosen
 
 
 def target_of(logits: Tensor, target: Target, rows: slice, count: int) -> Tensor:

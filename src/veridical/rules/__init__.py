@@ -32,7 +32,7 @@ from veridical.rules.propagate import (
     propagate,
 )
 from veridical.rules.rectified import rectified
-from veridical.rules.ruleset import AffineRule, Application, Rule, RuleSet, Seed
+from veridical.rules.ruleset import AffineRule, Application, Rule, RuleSet, Seed, frees_trace
 from veridical.rules.trace import Trace, record
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "class_start",
     "coverage",
     "deconvolved",
+    "frees_trace",
     "gradient",
     "guided",
     "pass_through",

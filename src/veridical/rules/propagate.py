@@ -1,9 +1,10 @@
 """Propagate relevance backward over a recorded forward pass."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
@@ -129,8 +130,9 @@ def propagate(
         trace.operation(name)
     with torch.set_grad_enabled(trace.differentiable):
         complete = rules.bind(trace) if rules.bind is not None else rules
-        # lifted vectors belong together, so they part at the top
-        size = len(start) if rules.lift is None else _vectors_at_once(trace, trace.operations, len(start))
+        size = len(start)
+        if rules.lift is not None and not trace.lean:  # lifted vectors belong together: they part at the top
+            size = _vectors_at_once(trace, trace.operations, len(start))
         return _joined([_Sweep(trace, complete, wanted).run(key, part, until) for part in start.split(size)])
 
 
@@ -140,13 +142,23 @@ cheaper together, large ones one by one, because memory is slower than arithmeti
 
 
 def _vectors_at_once(trace: Trace, operations: Sequence[Operation], count: int) -> int:
-    """How many vectors to take through these operations at once; a lean trace is gone through only once."""
-    if trace.lean:
-        return max(1, count)
+    """How many vectors to take through these operations at once."""
+    if trace.apart:
+        return 1
     largest = max(
         (tensor.numel() for one in operations for tensor in (*one.outputs, *one.sources)), default=1
     )
     return max(1, min(count, _MANY // max(1, largest)))
+
+
+def _abreast(
+    operations: Iterable[Operation], parts: Sequence[tuple["_Sweep", Tensor]], until: str | None
+) -> list[Propagation]:
+    """The rest of several sweeps side by side: of a lean trace, each operation is seen only once."""
+    for operation in operations:
+        if any([sweep._passed(operation, start, until) for sweep, start in parts]):
+            break
+    return [sweep._end(start, until) for sweep, start in parts]
 
 
 def _joined(parts: list[Propagation]) -> Propagation:
@@ -229,21 +241,37 @@ class _Sweep:
     def _down(self, operations: Iterator[Operation], start: Tensor, until: str | None) -> Propagation:
         """What remains of the way; the vectors part where the activations become large."""
         for operation in operations:
-            reached = any(id(tensor) in self.relevance for tensor in operation.outputs)
             size = _vectors_at_once(self.trace, (operation,), len(start))
-            if reached and size < len(start) and self.rules.lift is None:
-                rest = [operation, *operations]
-                parts = zip(self._parted(size), start.split(size), strict=True)
-                return _joined([sweep._down(iter(rest), part, until) for sweep, part in parts])
-            relevance = self._received(operation, start) if reached else []
-            if operation.name == until:
-                nowhere = start.new_full((), math.nan).expand(len(start), *self.trace.inputs.shape)
-                return Propagation(nowhere, self.kept)
-            if reached:
-                self._step(operation, relevance)
+            if size < len(start) and self.rules.lift is None and self._reached(operation):
+                parts = list(zip(self._parted(size), start.split(size), strict=True))
+                rest = chain([operation], operations)
+                if self.trace.lean:
+                    return _joined(_abreast(rest, parts, until))
+                left = list(rest)
+                return _joined([sweep._down(iter(left), part, until) for sweep, part in parts])
+            if self._passed(operation, start, until):
+                break
+        return self._end(start, until)
+
+    def _reached(self, operation: Operation) -> bool:
+        return any(id(tensor) in self.relevance for tensor in operation.outputs)
+
+    def _passed(self, operation: Operation, start: Tensor, until: str | None) -> bool:
+        """Whether the way ends here; else hand the operation's relevance to its inputs."""
+        reached = self._reached(operation)
+        relevance = self._received(operation, start) if reached else []
+        if operation.name == until:
+            return True
+        if reached:
+            self._step(operation, relevance)
+        return False
+
+    def _end(self, start: Tensor, until: str | None) -> Propagation:
+        shape = (len(start), *self.trace.inputs.shape)
+        if until is not None:
+            return Propagation(start.new_full((), math.nan).expand(shape), self.kept)
         inputs = self.relevance.get(id(self.trace.inputs))
-        if inputs is None:
-            inputs = start.new_zeros((len(start), *self.trace.inputs.shape))
+        inputs = start.new_zeros(shape) if inputs is None else inputs
         return Propagation(self._read(self.trace.inputs, inputs), self.kept)
 
     def _parted(self, size: int) -> list["_Sweep"]:

@@ -92,3 +92,9 @@ class RuleSet:
     bind: "Callable[[Trace], RuleSet] | None" = None
     lift: Callable[[Tensor], Tensor] | None = None
     read: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def frees_trace(method: object) -> bool:
+    """Whether a method needs no more of a recorded pass than one propagation, for any number of vectors."""
+    rules = getattr(method, "rules", None)
+    return isinstance(rules, RuleSet) and rules.lean and rules.lift is None
