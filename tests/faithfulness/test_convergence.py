@@ -358,3 +358,11 @@ def test_needs_rules():
         cosine_convergence(convolutional(), images(), "gradient")
     with pytest.raises(TypeError, match="speed"):
         cosine_convergence(convolutional(), images(), method("gradient"), speed=3)
+
+
+def test_progress_is_told_after_each_part():
+    told = []
+    cosine_convergence(
+        convolutional(), images(5), method("gradient"), batch=2, progress=lambda *where: told.append(where)
+    )
+    assert told == [(2, 5), (4, 5), (5, 5)]

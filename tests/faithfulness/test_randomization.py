@@ -425,3 +425,10 @@ def test_constant_maps_are_missing_in_every_row():
     for row in found.table(resamples=10):
         assert (row["n"], row["missing"]) == (1, 2)
     assert found.flips.isnan().tolist() == [[False, True, True]]
+
+
+def test_progress_is_told_after_each_step():
+    told = []
+    found = cascading_randomization(Block(), images(), gradient, progress=lambda *where: told.append(where))
+    steps = len(found.layers)
+    assert steps > 1 and told == [(done, steps) for done in range(1, steps + 1)]

@@ -5,6 +5,7 @@ vectors end in the same direction, and the map cannot depend on the explained cl
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
@@ -300,7 +301,12 @@ def _summarize(start: str, pools: dict[str, Pool], settings: ConvergenceSettings
 
 
 def cosine_convergence(
-    model: nn.Module, inputs: Tensor, method: Explainer, **settings: Any
+    model: nn.Module,
+    inputs: Tensor,
+    method: Explainer,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> CosineConvergence:
     """How alike the relevances of random starting vectors become on their way from a layer to the input.
 
@@ -319,6 +325,7 @@ def cosine_convergence(
         model: any module that maps images to logits (N, K).
         inputs: float (N, C, H, W).
         method: a method with propagation rules.
+        progress: called with images done and images in all, after each part that goes through together.
         settings: fields of `ConvergenceSettings`: start, vectors, absolute, kinds, layers, batch,
             first_index, seed.
 
@@ -338,4 +345,6 @@ def cosine_convergence(
     for offset in range(0, len(inputs), size):
         trace = record(model, inputs[offset : offset + size].detach())
         start = _collect(trace, rules, chosen, chosen.first_index + offset, pools)
+        if progress is not None:
+            progress(min(offset + size, len(inputs)), len(inputs))
     return _summarize(start, pools, chosen)

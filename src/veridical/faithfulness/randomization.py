@@ -4,7 +4,7 @@ Adebayo et al. 2018; the protocol of Sixt et al. 2020, section 3. A map that sta
 are replaced by random ones cannot explain what those layers computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -237,6 +237,7 @@ def cascading_randomization(
     *,
     target: Target = None,
     relevance: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> CascadingRandomization:
     """Compare each map with the maps of the same network, randomized step by step.
@@ -255,6 +256,7 @@ def cascading_randomization(
         target: explained class; None is the class that the network predicts before randomization.
         relevance: what the method has already said about these images and classes, for example
             `RandomLogit.relevance`; None asks it.
+        progress: called with steps done and steps in all.
         settings: fields of `RandomizationSettings`: order, steps, protocol, reduction, initialization,
             batch, seed, measures.
 
@@ -293,6 +295,8 @@ def cascading_randomization(
         measures.append(further)
         if chosen.order == "independent":
             assign(before)
+        if progress is not None:
+            progress(len(scores), len(groups))
     return CascadingRandomization(
         layers=tuple(names),
         similarity=torch.stack([score.values for score in scores]),
