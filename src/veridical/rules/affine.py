@@ -71,7 +71,8 @@ class Affine:
             return r * _channelwise(weight, r[0])
         flat = r.flatten(0, 1)
         if self._is_pointwise():
-            back = (weight.flatten(1).t() @ flat.flatten(2)).unflatten(2, self.size)
+            turned = weight.flatten(1).t().expand(len(flat), -1, -1)
+            back = (turned @ flat.flatten(2)).unflatten(2, self.size)  # batched on both sides: no copy
         else:
             back = self._transposed(flat, weight)
         unfolded: Tensor = back.unflatten(0, r.shape[:2])

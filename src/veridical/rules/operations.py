@@ -173,7 +173,7 @@ class Operation:
         grads = torch.autograd.grad(
             self.outputs,
             self.inputs,
-            [c if several else c[0] for c in cotangents],
+            [c if several else c.squeeze(0) for c in cotangents],  # whose derivative, unlike [0], is a view
             retain_graph=True,
             create_graph=create,
             is_grads_batched=several,

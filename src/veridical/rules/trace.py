@@ -39,8 +39,8 @@ class Trace:
         operations: in the order of execution, those that depend on the image.
         differentiable: whether what is computed from the trace is differentiable in `inputs`.
         lean: whether it serves once: a propagation takes the operations away, to free their memory.
-        apart: whether starting vectors go down one by one, so that what one gives does not depend, to the last
-            bit, on the others.
+        apart: whether starting vectors go down one by one, so that what one gives does not depend, to the
+            last bit, on the others.
     """
 
     model: nn.Module

@@ -66,7 +66,8 @@ def smooth_relu6(input: Tensor, beta: float, ceiling: float = 6.0) -> Tensor:
 
 
 def _smooth_relu6(x: Tensor, beta: float, ceiling: float) -> Tensor:
-    return functional.softplus(x, beta, THRESHOLD) - functional.softplus(x - ceiling, beta, THRESHOLD)
+    low = functional.softplus(x, beta, THRESHOLD)
+    return low.sub_(functional.softplus(x - ceiling, beta, THRESHOLD))
 
 
 class _SmoothRelu6(torch.autograd.Function):
@@ -119,7 +120,7 @@ class _Slope(torch.autograd.Function):
             low, high = (x * ctx.beta).sigmoid(), ((x - ctx.ceiling) * ctx.beta).sigmoid()
             slope, both = low - high, low + high
         share = grads[0] * slope
-        bend = share * (g * ctx.beta)
+        bend = (share * g).mul_(ctx.beta)
         return share, torch.addcmul(bend, bend, both, value=-1), None, None, None, None
 
 
