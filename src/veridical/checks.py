@@ -1,13 +1,14 @@
 """Every precondition that the package checks at its doors, in one place and with one form of message."""
 
-import difflib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor, nn
 
+from veridical.names import nearest_names as nearest_names
 from veridical.values import Explainer, Target, explainer_name, is_differentiable
 
 
@@ -54,7 +55,7 @@ def check_logits(output: object, batch: int) -> Tensor:
     """The logits in a model's output, checked to be a floating point tensor (N, K) with N = `batch`.
 
     Args:
-        output: the logits themselves, or what has them as attribute or key `logits` (Hugging Face).
+        output: the logits themselves, or what holds them, see `find_logits`.
         batch: N.
 
     Raises:
@@ -65,7 +66,7 @@ def check_logits(output: object, batch: int) -> Tensor:
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"expected the model to return logits as a tensor (N, K), got {type(logits).__name__}; "
-            "wrap the model in a module that returns the logits"
+            "wrap the model in a module that returns the logits, or name them `logits`"
         )
     if logits.dim() != 2 or logits.shape[0] != batch:
         raise ValueError(
@@ -78,11 +79,25 @@ def check_logits(output: object, batch: int) -> Tensor:
 
 
 def find_logits(output: object) -> object:
-    """A model's output, or its attribute or key `logits` where it has one."""
+    """What in a model's output the logits are.
+
+    The output itself where it is a tensor; its attribute or key `logits`; the first row or table of floating
+    point numbers of a tuple or list; the only one of a dictionary or dataclass. Otherwise the output.
+    """
     if isinstance(output, Tensor):
         return output
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    return output if found is None else found
+    if found is not None:
+        return found
+    several = isinstance(output, list | tuple)
+    parts: list[object] = list(output) if isinstance(output, list | tuple) else []
+    if isinstance(output, Mapping):
+        parts = list(output.values())
+    elif is_dataclass(output) and not isinstance(output, type) and not several:
+        parts = [getattr(output, field.name) for field in fields(output)]
+    numbers = [one for one in parts if isinstance(one, Tensor) and one.is_floating_point()]
+    tables = [one for one in numbers if one.dim() in (1, 2)]
+    return tables[0] if len(tables) == 1 or (tables and several) else output
 
 
 def resolve_target(logits: Tensor, target: Target) -> Tensor:
@@ -259,11 +274,3 @@ def check_count(name: str, value: object, least: int) -> None:
         raise TypeError(f"expected {name} as a whole number, got {value!r}; write it without a point")
     if value < least:
         raise ValueError(f"expected {name} of at least {least}, got {value}; raise it")
-
-
-def nearest_names(name: str, known: Collection[str]) -> str:
-    """The text that names the nearest known names: "did you mean a, b?"; or all of them when none is near."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {', '.join(near)}?"
-    return f"known: {', '.join(sorted(known))}"

@@ -1,6 +1,7 @@
 """From a photograph to a tensor and back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,49 @@ def test_crop_is_the_center():
     values[3:7, 3:7] = 255
     result = Preprocessing(resize=None, crop=4, mean=(0, 0, 0), std=(1, 1, 1)).apply(Image.fromarray(values))
     assert torch.equal(result, torch.ones(3, 4, 4))
+
+
+def test_sizes_that_are_not_square():
+    image = picture(40, 30)
+    squashed = Preprocessing(resize=(10, 16), crop=None).apply(image)
+    assert squashed.shape == (3, 10, 16)
+    assert Preprocessing(resize=(10, 16), crop=(8, 12)).apply(image).shape == (3, 8, 12)
+    assert Preprocessing(resize=20, crop=(20, 24)).apply(image).shape == (3, 20, 24)
+    expected = torch.from_numpy(np.array(image.resize((16, 10), Image.Resampling.BILINEAR)))
+    torch.testing.assert_close(Preprocessing().denormalize(squashed) * 255, expected.permute(2, 0, 1).float())
+    sizes = [Preprocessing(*one).input_size for one in ((8, 4), (None, (2, 3)), ((4, 6), None), (8, None))]
+    assert sizes == [(4, 4), (2, 3), (4, 6), None]
+
+
+@pytest.mark.parametrize("settings", [Preprocessing(32, 28), Preprocessing((30, 20), 18), PLAIN])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_tensors_are_prepared_as_photographs_are(settings, interpolation):
+    image = (
+        picture(50, 40).resize((25, 20), Image.Resampling.BICUBIC).resize((50, 40), Image.Resampling.BICUBIC)
+    )
+    settings = replace(settings, interpolation=interpolation)
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    difference = (settings.apply(values) - settings.apply(image)).abs().mean()
+    assert difference < (0.2 if interpolation == "nearest" else 0.01)  # Pillow rounds to 8 bits
+
+
+def test_many_channels():
+    settings = Preprocessing(8, 6, (0.5,) * 5, (0.5,) * 5, channels=5)
+    assert settings.apply(torch.rand(5, 20, 30)).shape == (5, 6, 6)
+    with pytest.raises(ValueError, match="photographs for a network of 1 or 3 channels, got one of 5"):
+        settings.apply(picture(20, 20))
+    for wrong in (torch.rand(4, 20, 20), torch.rand(20, 20), torch.zeros(5, 20, 20, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"floating point image \(5, height, width\)"):
+            settings.apply(wrong)
+
+
+def test_unscaled_keeps_the_sizes():
+    image = picture(20, 20)
+    raw = Preprocessing(10, 8).unscaled()
+    assert raw.apply(image).min() >= 0 and raw.apply(image).max() <= 1
+    torch.testing.assert_close(
+        Preprocessing(10, 8).normalize(raw.apply(image)), Preprocessing(10, 8).apply(image)
+    )
 
 
 def test_gray():
@@ -86,7 +130,10 @@ def test_record_can_be_written_and_read_back():
         ({"mean": (0.5,)}, "3 finite numbers as mean"),
         ({"std": (1.0, 1.0, float("nan"))}, "3 finite numbers as std"),
         ({"std": (1.0, 0.0, 1.0)}, "positive std"),
-        ({"channels": 4}, "channels 1 or 3, got 4"),
+        ({"channels": 0, "mean": (), "std": ()}, "at least 1 channel, got 0"),
+        ({"resize": (4, 0)}, r"resize of at least 1 pixel, got \(4, 0\); one number"),
+        ({"crop": (4, 4, 4)}, "crop of at least 1 pixel"),
+        ({"resize": (10, 20), "crop": (20, 10)}, "crop <= resize"),
         (
             {"interpolation": "cubic"},
             "expected interpolation nearest, bilinear, bicubic, lanczos, got 'cubic'",
@@ -99,7 +146,7 @@ def test_impossible_settings_are_refused(options, message):
 
 
 def test_image_smaller_than_the_crop_is_refused():
-    with pytest.raises(ValueError, match="at least 224 pixels a side, got 20 x 30; set resize"):
+    with pytest.raises(ValueError, match="at least 224 x 224 pixels, got 20 x 30; set resize"):
         Preprocessing(resize=None).apply(picture(20, 30))
 
 

@@ -140,8 +140,12 @@ def test_an_output_may_have_its_logits_as_attribute_or_key(form) -> None:
     model, x = seeded(lambda: ReturnsOutput(form)), images()
     trace = record(model, x)
     torch.testing.assert_close(trace.logits, seeded(Sequential)(x), rtol=0, atol=0)
+
+
+def test_an_output_that_may_mean_two_things_is_refused() -> None:
+    model = seeded(lambda: ReturnsOutput(lambda logits: {"scores": logits, "doubled": logits * 2}))
     with pytest.raises(TypeError, match="got dict"):
-        record(seeded(lambda: ReturnsOutput(lambda logits: {"scores": logits})), x)
+        record(model, images())
 
 
 def test_wrong_outputs_are_named() -> None:

@@ -5,15 +5,16 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from veridical.models.preprocessing import Preprocessing
+from veridical.models.outputs import OUTPUTS, Output
+from veridical.models.preprocessing import Preprocessing, preprocessing_of
 
 SEED = 0
-Built = tuple[nn.Module, Preprocessing | None, tuple[str, ...] | None]
+Built = tuple[nn.Module, Preprocessing | None, tuple[str, ...] | None, Output | None]
 
 
 def build_importable(spec: str) -> Built:
@@ -26,10 +27,11 @@ def build_importable(spec: str) -> Built:
         spec: "package.module:callable"; the callable may be nested, "package.module:Class.method". It returns
             a module, or (module, Preprocessing), or (module, Preprocessing, labels). A module that exists
             already is taken as it is. A module alone may have attributes `preprocessing`, a mapping with
-            fields of `Preprocessing`, and `classes`, its labels.
+            fields of `Preprocessing`, and `classes`, its labels. Any module may have an attribute `output`:
+            "labels" where each logit stands for a label of its own, with a sigmoid.
 
     Returns:
-        Module, preprocessing or None, labels or None.
+        Module, preprocessing or None, labels or None, what the module says of its output or None.
 
     Raises:
         ValueError: nothing of this name can be imported, or the callable itself fails.
@@ -100,20 +102,27 @@ def _unpacked(result: Any, spec: str) -> Built:
         )
     if len(parts) == 1:
         return _described(parts[0], spec)
-    return parts[0], parts[1], _labels(parts[2]) if len(parts) == 3 else None
+    output = getattr(parts[0], "output", None)
+    return parts[0], parts[1], _labels(parts[2]) if len(parts) == 3 else None, _meaning(output, spec)
 
 
 def _described(module: nn.Module, spec: str) -> Built:
     """The module, with what it says of itself."""
     own, labels = getattr(module, "preprocessing", None), getattr(module, "classes", None)
-    try:
-        found = Preprocessing(**own) if isinstance(own, Mapping) else None
-    except TypeError as error:
-        raise TypeError(
-            f"expected fields of Preprocessing in {spec}().preprocessing, got {error}; rename it there, "
-            "or return (module, Preprocessing)"
-        ) from error
-    return module, found, _labels(labels) if isinstance(labels, list | tuple) else None
+    found = preprocessing_of(own, f"{spec}().preprocessing") if isinstance(own, Mapping) else None
+    output = _meaning(getattr(module, "output", None), spec)
+    return module, found, _labels(labels) if isinstance(labels, list | tuple) else None, output
+
+
+def _meaning(output: object, spec: str) -> Output | None:
+    """What a module's attribute `output` says, where it is text: a module of that name is something else."""
+    if not isinstance(output, str):
+        return None
+    if output not in OUTPUTS:
+        raise ValueError(
+            f"expected {spec}().output to be one of {', '.join(OUTPUTS)}, got {output!r}; mend the attribute"
+        )
+    return cast(Output, output)
 
 
 def _labels(labels: Iterable[Any]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from veridical.models.outputs import Output
 from veridical.models.preprocessing import Preprocessing
 
 
@@ -17,9 +18,11 @@ class LoadedModel:
         module: maps images (N, C, H, W) to logits (N, K); in evaluation mode.
         name: short, for titles.
         source: where architecture and weights come from, with versions.
-        sha256: digest of the state dict, see `state_digest`.
+        sha256: digest of the state dict as it came, see `state_digest`.
         classes: a label for each logit, or None where nobody told us.
         preprocessing: from a photograph to the tensor that the module takes.
+        output: what the logits mean: "classes" that exclude one another (softmax), "binary" where one logit
+            became those of two classes, "labels" of which each has a sigmoid of its own.
     """
 
     module: nn.Module
@@ -28,6 +31,7 @@ class LoadedModel:
     sha256: str
     classes: tuple[str, ...] | None
     preprocessing: Preprocessing
+    output: Output = "classes"
 
     def label(self, index: int) -> str:
         """The label of a class; "class 283" where there is none.
