@@ -87,7 +87,7 @@ def test_a_class_without_a_usable_image_is_an_error(write):
 
 
 def test_nothing_usable_is_an_error(write):
-    with pytest.raises(ValueError, match="got no usable image"):
+    with pytest.raises(ValueError, match="at least one usable image"):
         load_labeled(write({"cat/1.png": b"x"}))
 
 
@@ -122,7 +122,7 @@ def test_damaged_archives_are_named(tmp_path):
 
 
 def test_a_member_of_absurd_size_is_not_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr("veridical.data._entries.MAX_BYTES", 500)
+    monkeypatch.setattr("veridical.data._archives.MAX_BYTES", 500)
     files = FILES | {"cat/3.png": b"0" * 501}
     assert (
         "expected at most 500"
@@ -134,7 +134,7 @@ def test_a_member_of_absurd_size_is_not_opened(tmp_path, monkeypatch):
     ("name", "error", "message"),
     [
         ("missing", FileNotFoundError, "nothing of this name"),
-        ("a.tar", ValueError, r"a folder, a \.zip or an"),
+        ("a.tar", ValueError, r"a folder, a \.zip, a \.csv or an"),
     ],
 )
 def test_sources_of_other_kinds_are_refused(tmp_path, name, error, message):

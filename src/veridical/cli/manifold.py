@@ -18,9 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from veridical.cli.errors import USAGE, one_line_errors
+from veridical.cli.images import PLACES, Choice, Limit, MaxBroken
 from veridical.cli.manifold_images import read_images
 from veridical.cli.options import Device, find_device
-from veridical.data import LabeledImages
+from veridical.data import MAX_BROKEN, LabeledImages
 from veridical.manifold import (
     FitMoment,
     FitRecipe,
@@ -44,10 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ImagesPath = Annotated[
-    Path,
-    typer.Option("--images", help="A folder of images, a folder or .zip of classes, .npz, or MNIST's files."),
-]
+ImagesPath = Annotated[str, typer.Option("--images", help=f"{PLACES}.")]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write to; unfinished work goes on.")]
 Side = Annotated[int | None, typer.Option("--side", help="Height and width, instead of the recipe's.")]
 
@@ -60,7 +58,8 @@ def fit(  # noqa: PLR0913 - the options of a command line are its parameters
     epochs: Annotated[int | None, typer.Option("--epochs", help="Instead of the recipe's.")] = None,
     latents: Annotated[int | None, typer.Option("--latents", help="k, instead of the recipe's.")] = None,
     side: Side = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Use this many images, by chance.")] = None,
+    limit: Limit = None,
+    max_broken: MaxBroken = MAX_BROKEN,
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
     device: Device = "cpu",
 ) -> None:
@@ -77,9 +76,8 @@ def fit(  # noqa: PLR0913 - the options of a command line are its parameters
         wanted = found.side if side is None else side
         if wanted is not None:
             settings.model(found.channels, wanted, wanted)  # refuses what cannot be, before images are read
-        source = read_images(images, wanted, found.channels)
-        if limit is not None:
-            source = source.subset(limit, settings.seed)
+        choice = Choice(limit, settings.seed, max_broken)
+        source = read_images(images, wanted, found.channels, choice=choice)
         began = perf_counter()
         fitted = on_cpu(_fitted(source, settings, out, place))
         save_manifold(out, fitted, _about(recipe, found, source, perf_counter() - began))

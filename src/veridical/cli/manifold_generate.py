@@ -11,7 +11,7 @@ import typer
 from torch import nn
 
 from veridical.cli.errors import one_line_errors
-from veridical.cli.manifold import ImagesPath, Out, Side, check_place, progress_bar
+from veridical.cli.manifold import ImagesPath, Out, Side, app, check_place, progress_bar
 from veridical.cli.manifold_images import read_images
 from veridical.cli.options import Device, find_device
 from veridical.data import LabeledImages, parts_of
@@ -66,6 +66,7 @@ class Surface:
     side: int | None
 
 
+@app.command("generate")
 def generate(  # noqa: PLR0913 - the options of a command line are its parameters
     manifold: Manifold,
     out: Out,
@@ -78,7 +79,7 @@ def generate(  # noqa: PLR0913 - the options of a command line are its parameter
         Path | None, typer.Option("--labeller-weights", help="Of the labeller; else it is trained.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Labeled images on whose reconstructions it is trained.")
+        str | None, typer.Option("--images", help="Labeled images on whose reconstructions it is trained.")
     ] = None,
     labeller_epochs: Annotated[int | None, typer.Option("--labeller-epochs", help="Instead of 5.")] = None,
     parts: Parts = None,
@@ -119,6 +120,7 @@ def generate(  # noqa: PLR0913 - the options of a command line are its parameter
         _finish(data, surface, tangents)
 
 
+@app.command("reconstruct")
 def reconstruct(
     manifold: Manifold,
     images: ImagesPath,
@@ -181,12 +183,17 @@ def _surface(spec: str) -> Surface:
         shape = fitted.shape
         side = shape.height if shape.height == shape.width else None
         return Surface(fitted.model, shape.k, shape.channels, side)
-    model = load_tcvae(_published() if spec == PUBLISHED else spec)
+    model = load_tcvae(published() if spec == PUBLISHED else spec)
     channels = int(model.encoder.get_parameter("conv1.weight").shape[1])
     return Surface(model, model.decoder.lin1.in_features, channels, model.encoder.side)
 
 
-def _published() -> Path:
+def published() -> Path:
+    """The file of the published beta-TCVAE.
+
+    Raises:
+        ValueError: the variable that names its folder is not set.
+    """
     folder = os.environ.get("VERIDICAL_DATA")
     if folder is None:
         raise ValueError(
@@ -211,7 +218,7 @@ def _labeller(spec: str | None, surface: Surface, recipe: DataSetRecipe, seed: i
 
 
 def _train_labeller(
-    network: nn.Module, surface: Surface, images: Path, choice: tuple[int | None, int], out: Path
+    network: nn.Module, surface: Surface, images: str, choice: tuple[int | None, int], out: Path
 ) -> None:
     """Train it on reconstructions, measure it on others, and store it."""
     epochs, seed = choice
@@ -238,7 +245,7 @@ def _train_labeller(
     typer.echo(f"labeller: {measured.share:.2%} of {measured.n} reconstructions that it was not trained on")
 
 
-def _split(images: Path, surface: Surface, seed: int) -> tuple[LabeledImages, LabeledImages]:
+def _split(images: str, surface: Surface, seed: int) -> tuple[LabeledImages, LabeledImages]:
     train = read_images(images, surface.side, surface.channels)
     if "test" in parts_of(images):
         return train, read_images(images, surface.side, surface.channels, "test")

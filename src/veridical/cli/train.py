@@ -19,6 +19,7 @@ from rich.progress import Progress as Bars
 from torch import nn
 
 from veridical.cli.errors import one_line_errors
+from veridical.cli.images import LABELED_FORMS, Choice, Limit, MaxBroken, tell_skipped
 from veridical.cli.options import Device, find_device
 from veridical.cli.train_adversary import (
     AdversaryOptions,
@@ -30,7 +31,7 @@ from veridical.cli.train_adversary import (
     robust_record,
     tell_robust,
 )
-from veridical.data import LabeledImages, Part, load_labeled, parts_of
+from veridical.data import MAX_BROKEN, ImageSource, LabeledImages, open_labeled, parts_of
 from veridical.models import find_importable, state_digest
 from veridical.records import write_arrays, write_json
 from veridical.training import (
@@ -51,15 +52,14 @@ from veridical.training import (
 
 WEIGHTS, CHECKPOINT, RESULT = "weights.safetensors", "checkpoint.safetensors", "training.json"
 HELD_OUT = 0.1
-SHOWN = 5
 
 Recipe = Annotated[str, typer.Option("--recipe", help="A training recipe; a wrong name lists all.")]
 Labeled = Annotated[
-    Path,
-    typer.Option("--images", help="A folder or .zip with one folder a class, an .npz, or MNIST's files."),
+    str,
+    typer.Option("--images", help=f"Labeled images: {LABELED_FORMS}."),
 ]
 Tests = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--test", help="Images for the accuracy; default: the test part, or a tenth of the images."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The directory to write to; an unfinished run goes on.")]
@@ -71,7 +71,6 @@ Network = Annotated[
 Keep = Annotated[
     int, typer.Option("--keep", help="Keep the network at so many steps, log-spaced, in steps/.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Train on this many of the images, by chance.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the weights, the draws and the order of the images.")]
 
 
@@ -88,6 +87,7 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     images: Labeled,
     recipe: Recipe = "sixt2020-cifar10",
     test: Tests = None,
+    max_broken: MaxBroken = MAX_BROKEN,
     out: Out = Path("veridical-training"),
     epochs: Epochs = None,
     limit: Limit = None,
@@ -114,7 +114,7 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         _check_place(out)
         # Rectified gradients are full of denormal numbers, which slow CPU kernels several times.
         torch.set_flush_denormal(True)
-        chosen = _images(found, images, test, limit, seed)
+        chosen = _images(found, images, test, Choice(limit, seed, max_broken))
         network = find_importable(found.network)(seed).to(place)
         began = perf_counter()
         training = _train(network, chosen.train, settings, out, keep)
@@ -147,31 +147,40 @@ def _check_place(out: Path) -> None:
         raise ValueError(f"expected a directory to write to, got the file {place}; choose another --out")
 
 
-def _images(recipe: TrainingRecipe, images: Path, test: Path | None, limit: int | None, seed: int) -> Chosen:
-    train = _load(recipe, images, "train")
+def _images(recipe: TrainingRecipe, images: str, test: str | None, choice: Choice) -> Chosen:
+    choice.check()
+    found = _open(images, "train")
     if test is not None:
-        held, how = _load(recipe, test, "test"), "images of their own"
+        held, how = _open(test, "test"), "images of their own"
     elif "test" in parts_of(images):
-        held, how = _load(recipe, images, "test"), "the test part of the images"
+        held, how = _open(images, "test"), "the test part of the images"
     else:
-        train, held = train.split(HELD_OUT, seed)
+        found, held = found.split(HELD_OUT, choice.seed)
         how = f"{HELD_OUT:.0%} of the images, drawn by the seed and not trained on"
-    if held.classes != train.classes:
+    if held.classes != found.classes:
         raise ValueError(
-            f"expected test images of the classes {', '.join(train.classes)}, got {', '.join(held.classes)}; "
+            f"expected test images of the classes {', '.join(found.classes)}, got {', '.join(held.classes)}; "
             "name the folders alike"
         )
-    return Chosen(train if limit is None else train.subset(limit, seed), held, how)
+    chosen = Chosen(_load(recipe, choice.of(found), choice), _load(recipe, held, choice), how)
+    seen = [name for part in (chosen.train, chosen.test) for name, count in part.counts.items() if count]
+    missing = [name for name in found.classes if name not in seen]
+    if missing and choice.limit is None:
+        raise ValueError(
+            f"expected a usable image of every class in {images}, got none of {missing[0]}; mend its files"
+        )
+    return chosen
 
 
-def _load(recipe: TrainingRecipe, path: Path, wanted: Part) -> LabeledImages:
-    """The wanted part, or all of a source without parts; what could not be used is named on stderr."""
-    part = wanted if wanted in parts_of(path) else None
-    found = load_labeled(path, part=part, side=recipe.side, channels=recipe.channels)
-    for name, reason in found.skipped[:SHOWN]:
-        typer.echo(f"skipped {name}: {reason}", err=True)
-    if len(found.skipped) > SHOWN:
-        typer.echo(f"skipped {len(found.skipped) - SHOWN} more; {RESULT} names them", err=True)
+def _open(place: str, wanted: str) -> ImageSource:
+    """The wanted part, or all of a source without parts."""
+    return open_labeled(place, wanted if wanted in parts_of(place) else None)
+
+
+def _load(recipe: TrainingRecipe, source: ImageSource, choice: Choice) -> LabeledImages:
+    """The images in memory; what could not be used is named on stderr."""
+    found = source.arrays(recipe.side, recipe.channels, choice.max_broken)
+    tell_skipped(found.skipped, RESULT)
     if found.resized:
         typer.echo(f"brought {found.resized} images to {recipe.side} x {recipe.side} pixels", err=True)
     return found

@@ -1,29 +1,40 @@
-"""Labeled images that are stored as arrays: `.npz`, and the format of MNIST's files."""
+"""Labeled images that are stored as arrays: `.npz`, and the format of MNIST's files.
+
+Both formats can only be read whole; no image is converted before it is asked for.
+"""
 
 import gzip
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-Part = Literal["train", "test"]
+from veridical.data.images import Picture, digest
+from veridical.data.source import ImageSource
+
+PARTS = ("train", "val", "test")
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 
-NPZ_NAMES: dict[Part | None, tuple[str, str]] = {
+NPZ_NAMES: dict[str | None, tuple[str, str]] = {
     None: ("images", "labels"),
     "train": ("train_images", "train_labels"),
+    "val": ("val_images", "val_labels"),
     "test": ("test_images", "test_labels"),
 }
-IDX_FILES: dict[Part, tuple[str, str]] = {
+IDX_FILES: dict[str, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 MAX_BYTES = 4_000_000_000
+MAX_CLASSES = 100_000
+MAX_CHANNELS = 64
 DAMAGED = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
 
 
@@ -34,8 +45,8 @@ def is_array_source(source: Path) -> bool:
     return source.suffix.lower() == ".npz"
 
 
-def array_parts(source: Path) -> tuple[Part, ...]:
-    """Which of `"train"` and `"test"` the source has.
+def array_parts(source: Path) -> tuple[str, ...]:
+    """Which of `"train"`, `"val"` and `"test"` the source has.
 
     Raises:
         ValueError: an `.npz` file is damaged.
@@ -48,30 +59,61 @@ def array_parts(source: Path) -> tuple[Part, ...]:
     return tuple(part for part, names in NPZ_NAMES.items() if part is not None and found.issuperset(names))
 
 
-def read_part(source: Path, part: Part | None) -> tuple[NDArray[Any], Tensor]:
-    """Images uint8 (N, H, W, C) and labels LongTensor (N,).
+def array_source(source: Path, part: str | None) -> ImageSource:
+    """The images of a part with their labels, which are the names of the classes.
 
     Raises:
         ValueError: there is no such part, a file is damaged, or the arrays are no labeled images.
     """
+    images, labels = _checked(source, part)
+    digits = len(str(len(images) - 1))
+    names = tuple(f"{part or 'image'}-{index:0{digits}d}" for index in range(len(images)))
+    classes = tuple(str(index) for index in range(int(labels.max()) + 1))
+
+    return ImageSource(str(source), names, ArrayReader(images), labels, classes, one_size=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayReader:
+    """Reads the images of an array, uint8 (N, H, W, C)."""
+
+    images: NDArray[Any]
+
+    def __call__(self, index: int) -> tuple[Picture, str]:
+        """See `Read`; Pillow knows gray and RGB, other images are tensors."""
+        pixels = np.ascontiguousarray(self.images[index])
+        found = digest(pixels.tobytes())
+        if pixels.shape[2] in (1, 3):
+            return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), found
+        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, found
+
+
+def _checked(source: Path, part: str | None) -> tuple[NDArray[Any], Tensor]:
+    """Images uint8 (N, H, W, C) and labels LongTensor (N,)."""
     images, labels = _idx(source, part) if source.is_dir() else _npz(source, part)
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or not 0 < images.shape[3] <= MAX_CHANNELS
+        or not images.size
+    ):
         raise ValueError(
-            f"expected images as uint8 (N, H, W) or (N, H, W, 3) in {source}, got {images.dtype} "
-            f"{images.shape}; store them so"
+            f"expected images as uint8 (N, H, W) or (N, H, W, C), C at most {MAX_CHANNELS}, in {source}, got "
+            f"{images.dtype} {images.shape}; store them so"
         )
     labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
-    if labels.dtype.kind not in "ui" or labels.shape != (len(images),) or int(labels.min()) < 0:
+    kind = labels.dtype.kind in "ui" and labels.shape == (len(images),)
+    if not kind or int(labels.min()) < 0 or int(labels.max()) >= MAX_CLASSES:
         raise ValueError(
-            f"expected {len(images)} labels of 0 or more in {source}, got {labels.dtype} {labels.shape}; "
-            "store one whole number for each image"
+            f"expected {len(images)} labels of 0 or more and less than {MAX_CLASSES} in {source}, got "
+            f"{labels.dtype} {labels.shape}; store one whole number for each image"
         )
     return images, torch.from_numpy(labels.astype(np.int64))
 
 
-def _no_part(source: Path, part: Part | None) -> ValueError:
+def _no_part(source: Path, part: str | None) -> ValueError:
     found = ", ".join(array_parts(source)) or "none"
     return ValueError(
         f"expected a part {part or 'without a name'} in {source}, got {found}; name one of them"
@@ -86,10 +128,11 @@ def _npz_names(source: Path) -> set[str]:
         raise ValueError(f"expected a whole .npz file, got {source} ({error}); save it again") from error
 
 
-def _npz(source: Path, part: Part | None) -> Arrays:
-    names = NPZ_NAMES[part]
-    if not _npz_names(source).issuperset(names):
+def _npz(source: Path, part: str | None) -> Arrays:
+    names = NPZ_NAMES.get(part)
+    if names is None or not _npz_names(source).issuperset(names):
         raise _no_part(source, part)
+    _check_bytes(source, names[0])
     try:
         with np.load(source, allow_pickle=False) as file:
             return file[names[0]], file[names[1]]
@@ -97,11 +140,21 @@ def _npz(source: Path, part: Part | None) -> Arrays:
         raise ValueError(f"expected arrays of numbers in {source}, got {error}; save them again") from error
 
 
+def _check_bytes(source: Path, name: str) -> None:
+    """Refuse an array that would not fit into memory; a small archive may hold a large one."""
+    with zipfile.ZipFile(source) as archive:
+        size = archive.getinfo(f"{name}.npy").file_size
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"expected at most {MAX_BYTES} bytes in {name} of {source}, got {size}; store the images as files"
+        )
+
+
 def _idx_file(folder: Path, name: str) -> Path | None:
     return next((one for one in (folder / f"{name}.gz", folder / name) if one.is_file()), None)
 
 
-def _idx(folder: Path, part: Part | None) -> Arrays:
+def _idx(folder: Path, part: str | None) -> Arrays:
     if part is None or part not in array_parts(folder):
         raise _no_part(folder, part)
     images, labels = (_read_idx(folder, name) for name in IDX_FILES[part])

@@ -1,13 +1,10 @@
-"""A folder of photographs."""
+"""A folder of photographs: images directly inside, or one folder a class."""
 
 from pathlib import Path
 
-from PIL import Image
-
-from veridical.data.images import MAX_PIXELS, Images, decode, digest, read_file
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-SHOWN = 3
+from veridical.data._files import FileReader, by_name, labels_of, not_an_image, visible
+from veridical.data.images import MAX_PIXELS, Images
+from veridical.data.source import ImageSource
 
 
 def load_folder(folder: str | Path, limit: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Images:
@@ -33,47 +30,55 @@ def load_folder(folder: str | Path, limit: int | None = None, *, max_pixels: int
         raise FileNotFoundError(f"expected a folder of images, got {root}; there is no such folder")
     if not root.is_dir():
         raise ValueError(f"expected a folder of images, got the file {root}; name the folder that holds it")
-    if limit is not None and limit < 1:
-        raise ValueError(f"expected a limit of at least 1 image, got {limit}; None takes all")
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    found, skipped = _read(entries, limit, max_pixels)
-    if not found:
-        raise ValueError(_nothing_usable(root, entries, skipped))
-    names, images, digests = zip(*found, strict=True)
-    return Images(names=names, images=images, sha256=digests, skipped=tuple(skipped))
+    found = flat_folder(root, max_pixels)
+    return (found if limit is None else found.first(limit)).photographs()
 
 
-def _read(
-    entries: list[Path], limit: int | None, max_pixels: int
-) -> tuple[list[tuple[str, Image.Image, str]], list[tuple[str, str]]]:
-    found: list[tuple[str, Image.Image, str]] = []
-    skipped: list[tuple[str, str]] = []
-    for entry in entries:
-        if limit is not None and len(found) == limit:
-            break
-        reason = _not_an_image(entry)
-        if reason is not None:
-            skipped.append((entry.name, reason))
-            continue
-        try:
-            content = read_file(entry)
-            found.append((entry.name, decode(content, entry.name, max_pixels), digest(content)))
-        except (ValueError, OSError) as error:
-            skipped.append((entry.name, str(error)))
-    return found, skipped
+def flat_folder(root: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
+    """The images directly inside a folder, without labels.
 
-
-def _not_an_image(entry: Path) -> str | None:
-    if entry.is_dir():
-        return "a folder; only files directly inside are read"
-    if entry.suffix.lower() not in SUFFIXES:
-        return f"suffix {entry.suffix!r}; expected one of {', '.join(SUFFIXES)}"
-    return None
-
-
-def _nothing_usable(root: Path, entries: list[Path], skipped: list[tuple[str, str]]) -> str:
+    Raises:
+        ValueError: the folder is empty.
+    """
+    entries = visible(root)
     if not entries:
-        return f"expected a folder of images, got {root}, which is empty; put photographs into it"
-    shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:SHOWN])
-    more = f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
-    return f"expected at least one usable image in {root}, got none of {len(entries)} entries ({shown}{more})"
+        raise ValueError(f"expected a folder of images, got {root}, which is empty; put photographs into it")
+    names: list[str] = []
+    ignored: list[tuple[str, str]] = []
+    for name, is_folder in entries:
+        reason = "a folder; only files directly inside are read" if is_folder else not_an_image(name)
+        if reason:
+            ignored.append((name, reason))
+        else:
+            names.append(name)
+    return ImageSource(str(root), tuple(names), FileReader(root, names, max_pixels), ignored=tuple(ignored))
+
+
+def class_folders(root: Path) -> ImageSource:
+    """The images in the folders directly inside a folder, labeled with the names of these."""
+    names: list[str] = []
+    owners: list[str] = []
+    folders: set[str] = set()
+    ignored: list[tuple[str, str]] = []
+    for above, is_folder in visible(root):
+        if not is_folder:
+            ignored.append((above, "a file beside the folders of the classes"))
+            continue
+        for file, deeper in visible(root / above):
+            folders.add(above)
+            name = f"{above}/{file}"
+            reason = "a folder; only files directly inside a class are read" if deeper else not_an_image(file)
+            if reason:
+                ignored.append((name, reason))
+            else:
+                names.append(name)
+                owners.append(above)
+    classes = by_name(folders)
+    return ImageSource(
+        str(root), tuple(names), FileReader(root, names), labels_of(owners, classes), classes, tuple(ignored)
+    )
+
+
+def holds_images(root: Path) -> bool:
+    """Whether an image file is directly inside a folder."""
+    return any(not is_folder and not not_an_image(name) for name, is_folder in visible(root))

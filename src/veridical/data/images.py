@@ -2,38 +2,55 @@
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
 MAX_RATIO = 50
 
+Picture = Image.Image | Tensor
+"""A Pillow image; or, for other numbers of channels than 1 and 3, float32 (C, H, W) in [0, 1]."""
+
 
 @dataclass(frozen=True)
 class Images:
-    """Photographs in memory and what identifies them; all tuples have the same length but `skipped`.
+    """Photographs and what identifies them; one entry for each in `names`, `images`, `sha256`.
 
     Attributes:
         names: unique, for tables; the file names of a folder.
-        images: Pillow images in RGB.
+        images: Pillow images in RGB; or tensors, where a source of arrays has other channels than 1 or 3. In
+            memory, or read when they are asked for.
         sha256: digest of each file's bytes.
-        skipped: (name, reason) of everything that was there and could not be used.
+        skipped: (name, reason) of everything that was met and could not be used.
+        labels: the class of each image, a place in `classes`; () where the source has none.
+        classes: the names that the source gives its classes.
+        source: where they come from.
+        available: how many images the source has, broken ones included.
     """
 
     names: tuple[str, ...]
-    images: tuple[Image.Image, ...]
+    images: Sequence[Picture]
     sha256: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    labels: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    source: str = ""
+    available: int = 0
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(width, height) of each image in pixels."""
-        return tuple(image.size for image in self.images)
+        return tuple(
+            (image.shape[2], image.shape[1]) if isinstance(image, Tensor) else image.size
+            for image in self.images
+        )
 
     def __len__(self) -> int:
         """How many images could be used."""
@@ -127,6 +144,24 @@ def decode(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Ima
             f"expected a whole image, got {name}, which is truncated or damaged ({error}); copy it again"
         ) from error
     return _to_rgb(upright, name)
+
+
+def checked(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image that another package decoded, in RGB, after the checks of `load_image`.
+
+    Args:
+        image: a Pillow image.
+        name: for messages.
+        max_pixels: refuse more than this.
+
+    Returns:
+        An image in RGB.
+
+    Raises:
+        ValueError: see `load_image`.
+    """
+    _check_size(image, name, max_pixels)
+    return _to_rgb(image, name)
 
 
 def digest(content: bytes) -> str:
