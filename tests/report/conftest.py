@@ -25,6 +25,13 @@ from veridical.records import (
 )
 
 TESTS = ("random-logit", "cascading-randomization", "cosine-convergence", "manipulation", "pixel-flipping")
+JUDGED = {
+    "random-logit": {"statistic": "median_ssim"},
+    "cascading-randomization": {"statistic": "median_ssim", "layer": "first"},
+    "cosine-convergence": {"statistic": "median_cosine", "layer": "last"},
+    "manipulation": {"required": False},
+    "pixel-flipping": {"required": False, "statistic": "median_morf_margin"},
+}
 REMOVED = ("0.00%", "5.00%", "15.00%", "40.00%")
 LAYERS = ("classifier", "features.7", "features.5", "features.3", "features.1", "features.0")
 SIGNED = ("gradient", "lrp-z", "guided-backprop")
@@ -170,7 +177,7 @@ def _description(names, size, methods, verdicts):
         images=images,
         methods={name: MethodRecord(options=f"{name}()", description="What it does.") for name in methods},
         tests={name: TestRecord(description=name, settings={"seed": 0, "level": 0.99}) for name in TESTS},
-        policy={"name": "default", "tests": {name: {"required": False} for name in TESTS[3:]}},
+        policy={"name": "default", "tests": JUDGED},
         verdicts=verdicts,
         skipped=[SkippedRecord(method=methods[-1], test="manipulation", reason="it is not differentiable")],
     )  # fmt: skip

@@ -6,13 +6,18 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from veridical.records import RecordError, read_run, read_scores, write_run, write_scores
-from veridical.report import render
+from veridical.report import comparison_page, render
+from veridical.report.overview import docs_home
+from veridical.report.words import TESTS
 
-VOID = {"meta", "link", "img", "br"}
+DOCS = Path(__file__).parents[2] / "docs"
+
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -20,6 +25,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
+        self.drawings = []
         self.open, self.headings, self.images, self.links, self.cells, self.ids = [], [], [], [], [], []
         self.feed(text)
 
@@ -29,6 +35,8 @@ class Page(HTMLParser):
             self.open.append(tag)
         if re.fullmatch("h[1-6]", tag):
             self.headings.append(int(tag[1]))
+        if tag == "svg":
+            self.drawings.append(found)
         if tag == "th":
             self.cells.append(found.get("scope"))
         if tag == "img":
@@ -65,9 +73,10 @@ def test_the_page_is_self_contained_and_well_formed(text):
     page = Page(text)
     assert page.open == []
     assert page.images
-    outside = [link for link in page.links if not link.startswith(("data:", "#"))]
-    assert outside == []
-    assert "<script" not in text and "@import" not in text and "url(" not in text
+    outside = {link for link in page.links if not link.startswith(("data:", "#"))}
+    assert all(link.startswith("https://arxiv.org/abs/") for link in outside)
+    assert text.count("<script") == text.count("<script>") == 1
+    assert "@import" not in text and "url(" not in text and "http-equiv" in text
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
 
@@ -79,6 +88,7 @@ def test_the_page_can_be_read_without_seeing_it(text):
     steps = [later - earlier for earlier, later in zip(page.headings, page.headings[1:], strict=False)]
     assert max(steps) <= 1
     assert all(image["alt"] for image in page.images)
+    assert all(drawn["aria-label"] for drawn in page.drawings if drawn.get("role") == "img")
     assert set(page.cells) == {"col", "row"}
     assert text.count("<table") == text.count("<caption>")
 
@@ -117,7 +127,7 @@ def test_names_are_escaped(run_directory):
     run.model.name = "<script>alert(1)</script>"
     write_run(run_directory, run)
     text = render(run_directory).read_text(encoding="utf-8")
-    assert "<script" not in text and "&lt;script&gt;" in text
+    assert "<script>alert" not in text and "&lt;script&gt;" in text
 
 
 def test_an_unfinished_run_without_maps_scores_or_verdicts_has_a_page(run_directory):
@@ -172,3 +182,100 @@ def test_a_broken_run_keeps_the_old_page(run_directory):
 def test_no_torch_is_needed():
     code = "import sys; import veridical.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_each_photograph_opens_to_the_maps_of_all_methods_and_its_own_values(run_directory, text):
+    one = text[text.index('<details class="photo" id="photo-2"') :].partition("</details>")[0]
+    assert "photo-1.png" in one and "thing 1" in one
+    for method in read_run(run_directory).methods:
+        assert f'aria-label="Map of {method} for photo-1.png, explaining thing 1"' in one
+    row = one[one.index('<th scope="row">gradient') :].partition("</tr>")[0]
+    assert re.findall("<td>(.*?)</td>", row) == ["0.29", "0.31", "–", "–"]
+
+
+def test_a_picture_is_stored_once_however_often_it_is_shown(text):
+    sources = re.findall('href="(data:image[^"]+)"', text)
+    assert len(sources) == len(set(sources)) == 2 + 2 * 3
+    assert text.count('<use href="#p-photo-1"/>') == 1 + 3 + 1
+
+
+def test_a_run_without_a_policy_lists_its_photographs_without_values(run_directory):
+    run = read_run(run_directory)
+    run.policy = {}
+    write_run(run_directory, run)
+    text = render(run_directory).read_text(encoding="utf-8")
+    assert text.count('<details class="photo"') == 2 and "What the tests measured on" not in text
+
+
+def test_every_test_leads_to_its_words_and_its_documentation(text, monkeypatch):
+    for name in read_names(text):
+        assert f'<h3 id="test-{name}">' in text and text.count(f'href="#test-{name}"') >= 4
+    assert "<code>docs/faithfulness.md#random-logit</code>" in text
+    for known in TESTS.values():
+        page, _, section = known.docs.partition("#")
+        content = (DOCS / page).read_text(encoding="utf-8")
+        headings = re.findall("^#+ (.*)$", content, re.MULTILINE)
+        assert not section or section in [head.lower().replace(" ", "-") for head in headings]
+
+
+def read_names(text):
+    return re.findall('<h3 id="test-([a-z-]+)">', text)
+
+
+@pytest.mark.parametrize(
+    ("entries", "home"),
+    [
+        (["Documentation, https://example.org/docs/"], "https://example.org/docs"),
+        (["Home, x"], ""),
+        (None, ""),
+    ],
+)
+def test_links_lead_to_the_documentation_that_the_package_names(entries, home, monkeypatch, run_directory):
+    class Metadata:
+        def get_all(self, name):
+            return entries
+
+    monkeypatch.setattr("veridical.report.overview.metadata", lambda name: Metadata())
+    assert docs_home() == home
+    link = f'<a href="{home}/manipulation.md">'
+    assert (link in render(run_directory).read_text(encoding="utf-8")) == bool(home)
+
+
+def change(**more):
+    return {
+        "method": "gradient", "test": "random-logit", "statistic": "median_ssim", "required": True,
+        "before": 0.3, "after": math.nan, "difference": 0.2,
+        "low": 0.1, "high": 0.3, "level": 0.99, "n": 2, "paired": True,
+        "direction": "worse", "note": "", **more,
+    }  # fmt: skip
+
+
+def compared(run_directory, runs, beside=None):
+    content = {
+        "before": "one", "after": "two", "changes": [change(), change(direction="better")],
+        "notes": ["Images: 2."], "verdicts": {"gradient": ("believable", "not decided")},
+    }  # fmt: skip
+    return comparison_page([content], runs, beside)
+
+
+def test_the_comparison_shows_the_maps_of_both_runs_side_by_side(run_directory, example, tmp_path):
+    render(run_directory)
+    text = compared(run_directory, [run_directory, example], tmp_path)
+    assert Page(text).open == []
+    for when in ("before", "after"):
+        assert text.count(f'alt="Map of gradient for photo-0.png, {when}"') == 1
+    assert "Shown are 2 of 2 photographs that both runs have." in text
+    assert f'href="{run_directory.name}/report.html"' in text
+
+
+def test_the_comparison_takes_photographs_of_the_same_name_where_no_digest_agrees(run_directory, example):
+    run = read_run(run_directory)
+    for image in run.images:
+        image.sha256 = "other"
+    run.images[0].name = "elsewhere.png"
+    write_run(run_directory, run)
+    text = compared(run_directory, [example, run_directory])
+    assert "Shown are 1 of 1 photographs" in text and "photo-1.png, after" in text
+    (run_directory / "maps" / "gradient.safetensors").unlink()
+    assert "Maps side by side" not in compared(run_directory, [example, run_directory])
+    assert "Maps side by side" not in compared(run_directory, [])

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from veridical.auditing import Change, Comparison, compare_runs, load_policy, read_stored
 from veridical.cli.errors import one_line_errors
 from veridical.records import finite_or_null, write_bytes
 from veridical.report import comparison_page
+from veridical.verdicts import Change, Comparison, compare_runs, load_policy, read_stored
 
 Runs = Annotated[list[Path], typer.Argument(help="Run directories; the first is `before`.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="A policy file; default: the package's.")]
@@ -32,7 +32,7 @@ def command(
         found = compare_runs(read_stored(runs), rules)
         content = [one.as_dict() for one in found]
         if html is not None:
-            write_bytes(html, comparison_page(content).encode())
+            write_bytes(html, comparison_page(content, runs, html.parent).encode())
         text = json.dumps(finite_or_null(content), indent=1) if json_output else table(found)
         typer.echo(text)
     if fail_on_worse and any(one.worse for one in found):

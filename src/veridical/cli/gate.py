@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from veridical.auditing import judge, load_policy
 from veridical.cli.errors import one_line_errors
 from veridical.cli.gate_output import Judgement, annotations, as_json, junit, table
 from veridical.records import finite_or_null, read_run, read_scores, write_bytes
+from veridical.verdicts import judge, load_policy
 
 RunDirectory = Annotated[Path, typer.Argument(help="A run directory of `veridical audit`.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="A policy file; default: the package's.")]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from veridical.auditing import Policy
 from veridical.records import Evidence, Run, Verdict
+from veridical.verdicts import Policy
 
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -1,26 +1,55 @@
 """The list of commands."""
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from veridical.cli import (
-    attack,
-    audit,
-    compare,
-    explain,
-    gate,
-    manifold,
-    manifold_generate,
-    methods,
-    models,
-    report,
-    study,
-    tests,
-    train,
-)
+COMMANDS = {
+    "audit": ("audit", "command"),
+    "explain": ("explain", "command"),
+    "attack": ("attack", "command"),
+    "train": ("train", "command"),
+    "gate": ("gate", "command"),
+    "compare": ("compare", "command"),
+    "report": ("report", "command"),
+    "explore": ("explore", "command"),
+    "study": ("study", "app"),
+    "manifold": ("manifold_generate", "app"),
+    "methods": ("methods", "command"),
+    "tests": ("tests", "command"),
+    "models": ("models", "command"),
+}
+"""By name: the module of a command in `veridical.cli`, and what of it is the command or the group."""
+
+
+class OnDemand(TyperGroup):
+    """Loads a command when it is asked for: those that only read stored results start without torch."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Keep the names, in their order."""
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; None for an unknown one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name]
+        found = getattr(import_module(f"veridical.cli.{module}"), attribute)
+        holder = typer.Typer(add_completion=False, rich_markup_mode=None)
+        holder.callback()(_options)
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=cmd_name)
+        else:
+            holder.command(cmd_name)(found)
+        group: Any = typer.main.get_command(holder)
+        return group.commands[cmd_name]
+
 
 app = typer.Typer(
+    cls=OnDemand,
     help="Find out which explanations of an image classifier you may believe.",
     no_args_is_help=True,
     add_completion=False,
@@ -44,22 +73,6 @@ def _options(
     ] = False,
 ) -> None:
     """Find out which explanations of an image classifier you may believe."""
-
-
-app.command("audit")(audit.command)
-app.command("explain")(explain.command)
-app.command("attack")(attack.command)
-app.command("train")(train.command)
-app.command("gate")(gate.command)
-app.command("compare")(compare.command)
-app.command("report")(report.command)
-app.add_typer(study.app, name="study")
-app.add_typer(manifold.app, name="manifold")
-manifold.app.command("generate")(manifold_generate.generate)
-manifold.app.command("reconstruct")(manifold_generate.reconstruct)
-app.command("methods")(methods.command)
-app.command("tests")(tests.command)
-app.command("models")(models.command)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
 from veridical.records import Evidence, ImageRecord, Run
@@ -24,12 +25,14 @@ class Badge:
 
 @dataclass(frozen=True)
 class Finding:
-    """One statistic against its threshold, in words."""
+    """One statistic against its threshold, in words; `raw` is the value, `link` the anchor of its test."""
 
     test: str
+    link: str
     badge: Badge
     statistic: str
     value: str
+    raw: float
     interval: str
     n: int
     limit: str
@@ -44,6 +47,12 @@ class Cell:
 
     findings: tuple[Finding, ...] = ()
     skipped: str = ""
+
+    @property
+    def sort(self) -> str:
+        """The first value, for sorting; "" where there is none."""
+        first = self.findings[0].raw if self.findings else math.nan
+        return "" if math.isnan(first) else f"{first:.12g}"
 
 
 @dataclass(frozen=True)
@@ -76,15 +85,17 @@ class Threshold:
 
 @dataclass(frozen=True)
 class TestView:
-    """One test in plain words, with its thresholds and settings."""
+    """One test in plain words, with its thresholds and settings; `docs` is a web address or ""."""
 
     __test__ = False  # not a test case for pytest
 
     name: str
+    anchor: str
     text: words.TestText
     thresholds: tuple[Threshold, ...]
     advisory: bool
     settings: str
+    docs: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,8 @@ def overview(run: Run) -> Overview:
         images=tuple(run.images),
         tests=tuple(_test(run, name) for name in run.tests),
         skipped=tuple(
-            (entry.method, words.explain_test(entry.test).title, entry.reason) for entry in run.skipped
+            (entry.method or "every method", words.explain_test(entry.test).title, entry.reason)
+            for entry in run.skipped
         ),
     )
 
@@ -129,13 +141,30 @@ def anchor(name: str) -> str:
     return "method-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def test_anchor(name: str) -> str:
+    """Return the identifier of the words about a test."""
+    return "test-" + anchor(name).removeprefix("method-")
+
+
+def docs_home() -> str:
+    """Return the address of the documentation that the package's metadata names; "" for none."""
+    try:
+        entries = metadata("veridical").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        entries = []
+    named = dict(entry.split(", ", 1) for entry in entries if ", " in entry)
+    return str(named.get("Documentation", "")).rstrip("/")
+
+
 def finding(run: Run, evidence: Evidence) -> Finding:
     """Put one piece of evidence into words."""
     return Finding(
         test=words.explain_test(evidence.test).title,
+        link=test_anchor(evidence.test),
         badge=Badge(*words.PASSED[evidence.passed]),
         statistic=words.statistic(evidence.statistic),
         value=words.number(evidence.value),
+        raw=evidence.value,
         interval=words.interval(evidence.ci_low, evidence.ci_high),
         n=evidence.n,
         limit=words.limit(evidence.direction, evidence.threshold),
@@ -209,6 +238,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Network", f"{run.model.name} ({run.model.parameters:,} parameters, {run.model.classes:,} classes)"),
         ("Where it came from", run.model.source),
         ("Photographs", f"{len(run.images)}, listed below"),
+        ("Taken from", _taken_from(run)),
+        ("Their labels", f"known to the network {run.data.labels}" if run.data.labels else ""),
         ("Preset", _plain(settings.get("preset", ""))),
         ("Seed", _plain(settings.get("seed", ""))),
         ("Device", _plain(settings.get("device", ""))),
@@ -217,6 +248,15 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Run on", run.created),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _taken_from(run: Run) -> str:
+    data = run.data
+    if not data.source:
+        return ""
+    drawn = f", drawn by seed {data.seed}" if data.limit is not None else ""
+    unusable = f"; {words.counted(len(data.skipped), 'file')} could not be used" if data.skipped else ""
+    return f"{data.source} ({words.counted(data.available, 'image')}{drawn}{unusable})"
 
 
 def _test(run: Run, name: str) -> TestView:
@@ -229,7 +269,9 @@ def _test(run: Run, name: str) -> TestView:
                 thresholds[Threshold(words.statistic(entry.statistic), limit, entry.source)] = None
     settings = ", ".join(f"{key} = {_plain(value)}" for key, value in sorted(record.settings.items()))
     text = words.explain_test(name, record.description)
-    return TestView(name, text, tuple(thresholds), is_advisory(run, name), settings)
+    home = docs_home()
+    docs = f"{home}/{text.docs}" if home and text.docs else ""
+    return TestView(name, test_anchor(name), text, tuple(thresholds), is_advisory(run, name), settings, docs)
 
 
 def _plain(value: Any) -> str:

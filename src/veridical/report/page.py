@@ -6,16 +6,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from veridical.records import REPORT_FILE, write_bytes
 from veridical.report import pictures
+from veridical.report.manifold import manifold_section
+from veridical.report.movement import movement_section
 from veridical.report.overview import overview
+from veridical.report.photographs import photo_alt, photo_key, photographs
 from veridical.report.reader import RunData, read_data
-from veridical.report.sections import Tile, photo_alt, section, shown_images
-
-TEMPLATES = Path(__file__).parent / "templates"
+from veridical.report.rendering import rendered
+from veridical.report.sections import section, shown_images
+from veridical.report.shown import Shown, Tile, shown_of
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Provenance:
 def render(run_dir: str | Path) -> Path:
     """Write `report.html` of a run directory, from its stored files only, and return its path.
 
-    The page is one self-contained file: pictures and styles are inside, nothing is requested, and it works
-    without JavaScript. The same files give the same bytes. The file is replaced only when the new one is
-    whole.
+    The page is one self-contained file: pictures, styles and the script are inside, nothing is requested, and
+    without JavaScript it can be read whole. The same files give the same bytes. The file is replaced only
+    when the new one is whole.
 
     Args:
         run_dir: The folder that an audit wrote.
@@ -49,31 +49,36 @@ def render(run_dir: str | Path) -> Path:
 
 
 def _page(data: RunData) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    view = overview(data.run)
-    return environment.get_template("report.html.j2").render(
+    view, shown = overview(data.run), shown_of(data.run)
+    gallery = _gallery(data, shown)
+    names = [row.name for row in view.rows]
+    sections = [section(data, name, shown) for name in names]
+    return rendered(
+        "report.html.j2",
         run=data.run,
         view=view,
-        gallery=_gallery(data),
-        sections=[section(data, row.name) for row in view.rows],
+        gallery=gallery,
+        sections=sections,
+        photographs=photographs(data, names, shown),
+        stock=shown.stock.pictures,
+        manifold=manifold_section(data),
+        movement=movement_section(data),
         provenance=_provenance(data),
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
         clip=f"{pictures.CLIP:g}",
+        tile=pictures.TILE,
     )
 
 
-def _gallery(data: RunData) -> list[Tile]:
-    photos = shown_images(data)
-    return [
-        Tile(pictures.photo(photo), photo_alt(image), (image.label or f"class {image.target}", image.name))
-        for image, photo in zip(data.run.images, photos, strict=False)
-    ]
+def _gallery(data: RunData, shown: Shown) -> list[Tile]:
+    """The listed photographs; their pictures go into the stock."""
+    stored, found = shown_images(data), []
+    for place in shown.listed:
+        image = data.run.images[place]
+        if place < len(stored):
+            shown.stock.put(photo_key(place), pictures.photo(stored[place]))
+        lines = (image.label or f"class {image.target}", image.name)
+        found.append(shown.stock.tile(photo_key(place), photo_alt(image), lines, photo_key(place)))
+    return [tile for tile in found if tile is not None]
 
 
 def _provenance(data: RunData) -> Provenance:

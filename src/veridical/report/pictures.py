@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Array = NDArray[np.float32]
+Size = tuple[int, int]
 TILE = 160
 CLIP = 99.5
 LEVELS = 65  # odd, so that zero of a signed map has a level of its own
@@ -99,6 +100,12 @@ def _palette_png(levels: NDArray[np.uint8], *, signed: bool) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return _uri(buffer.getvalue(), "image/png")
+
+
+def size_of(source: str) -> Size:
+    """Width and height, in pixels, of a picture that is a data URI."""
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as picture:
+        return picture.size
 
 
 def _uri(data: bytes, kind: str) -> str:

@@ -6,36 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from veridical.records import ImageRecord, Score
+from veridical.records import Score
 from veridical.report import pictures, words
 from veridical.report.curves import Axis, Curve, Line, curve_picture, lines_picture
 from veridical.report.overview import Badge, Finding, anchor, finding
+from veridical.report.pairs import Colorbar, Pair, manipulated_pairs
+from veridical.report.photographs import map_key, photo_alt, photo_key
 from veridical.report.reader import Array, Maps, RunData
+from veridical.report.shown import Shown, Tile, chosen
 
 RANDOMIZATION, CONVERGENCE, OTHER_CLASS = "cascading-randomization", "cosine-convergence", "random-logit"
 FLIPPING = "pixel-flipping"
 REMOVED = {"morf": "most relevant first", "lerf": "least relevant first", "random": "random order"}
-PAIR_LIMIT = 4
-UNIT = "share of the relevance in each pixel"
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One small picture with what is written beneath it; the first line is its title."""
-
-    source: str
-    alt: str
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Colorbar:
-    """A colorbar and the numbers at its ends and its middle."""
-
-    source: str
-    alt: str
-    numbers: tuple[str, ...]
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +26,8 @@ class Strip:
 
     title: str
     tiles: tuple[Tile, ...]
+    link: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,17 +37,6 @@ class Chart:
     source: str
     alt: str
     caption: str
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One manipulated photograph: pictures, maps, the scale of the maps, and numbers."""
-
-    title: str
-    images: tuple[Tile, ...]
-    maps: tuple[Tile, ...]
-    colorbar: Colorbar
-    numbers: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -89,8 +62,8 @@ class Section:
     pairs_stored: int
 
 
-def section(data: RunData, name: str) -> Section:
-    """Build the section of one method from what the run stored.
+def section(data: RunData, name: str, shown: Shown) -> Section:
+    """Build the section of one method from what the run stored; its maps go into the stock of `shown`.
 
     Raises:
         RecordError: A file of maps cannot be read.
@@ -98,7 +71,7 @@ def section(data: RunData, name: str) -> Section:
     record, verdict = data.run.methods[name], data.run.verdicts.get(name)
     maps = data.maps(name)
     signed = pictures.is_signed(*(maps.get(key) for key in ("original", "other_logit", "randomized")))
-    pairs, stored = _pairs(data, name)
+    pairs, stored = manipulated_pairs(data, name, shown.pairs)
     return Section(
         name=name,
         anchor=anchor(name),
@@ -114,8 +87,8 @@ def section(data: RunData, name: str) -> Section:
         ),
         signed=signed,
         colorbar=_own_units(signed),
-        photographs=tuple(_photographs(data, name, maps, signed)),
-        randomized=_randomized(data, name, maps, signed),
+        photographs=tuple(_photographs(data, name, maps, (signed, shown))),
+        randomized=_randomized(data, name, maps, (signed, shown)),
         randomization_chart=_randomization_chart(data, name),
         flipping=_flipping_chart(data, name),
         convergence=tuple(_convergence(data, name)),
@@ -128,11 +101,6 @@ def shown_images(data: RunData) -> tuple[Array, ...]:
     """Return the stored photographs, each (C, H, W) in [0, 1]."""
     images = data.maps("images").get("images")
     return () if images is None else tuple(images)
-
-
-def photo_alt(image: ImageRecord) -> str:
-    """Return the text for readers who do not see the photograph."""
-    return f"Photograph {image.name}, predicted class: {image.label or image.target}"
 
 
 def _own_units(signed: bool) -> Colorbar:
@@ -152,25 +120,27 @@ def _own_tile(relevance: Array, signed: bool, alt: str, lines: tuple[str, ...]) 
     return Tile(source, alt, (*lines, f"scale {words.number(own)}"))
 
 
-def _photographs(data: RunData, name: str, maps: Maps, signed: bool) -> list[Strip]:
-    original, other, photos = maps.get("original"), maps.get("other_logit"), shown_images(data)
+def _photographs(data: RunData, name: str, maps: Maps, how: tuple[bool, Shown]) -> list[Strip]:
+    signed, shown = how
+    original, other = maps.get("original"), maps.get("other_logit")
     scores = {score.image: score for score in data.select(method=name, test=OTHER_CLASS, statistic="ssim")}
     other_labels = maps.metadata.get("other_labels", [])
     strips = []
-    for place, image in enumerate(data.run.images):
-        label, tiles = image.label or f"class {image.target}", []
-        if place < len(photos):
-            tiles.append(Tile(pictures.photo(photos[place]), photo_alt(image), ("photograph",)))
+    for place in shown.mapped:
+        image, key = data.run.images[place], map_key(name, place)
+        label = image.label or f"class {image.target}"
+        found = [shown.stock.tile(photo_key(place), photo_alt(image), ("photograph",))]
         if original is not None and place < len(original):
-            alt = f"Map of {name} for {image.name}, explaining {label}"
-            tiles.append(_own_tile(original[place], signed, alt, (label,)))
+            own = pictures.scale(original[place])
+            shown.stock.put(key, pictures.map_tile(original[place], limit=own, signed=signed))
+            lines = (label, f"scale {words.number(own)}")
+            found.append(shown.stock.tile(key, f"Map of {name} for {image.name}, explaining {label}", lines))
         if other is not None and place < len(other):
             second = str(other_labels[place]) if place < len(other_labels) else "another class"
             alt = f"Map of {name} for {image.name}, explaining {second}"
-            tiles.append(_own_tile(other[place], signed, alt, (second, *_ssim_line(scores.get(image.name)))))
-        strips.append(
-            Strip(f"{image.name}: {label}, probability {words.number(image.probability)}", tuple(tiles))
-        )
+            found.append(_own_tile(other[place], signed, alt, (second, *_ssim_line(scores.get(image.name)))))
+        title = f"{image.name}: {label}, probability {words.number(image.probability)}"
+        strips.append(Strip(title, tuple(tile for tile in found if tile is not None), photo_key(place)))
     return strips
 
 
@@ -178,7 +148,8 @@ def _ssim_line(score: Score | None) -> tuple[str, ...]:
     return (f"SSIM {words.number(score.value)}",) if score else ()
 
 
-def _randomized(data: RunData, name: str, maps: Maps, signed: bool) -> Strip | None:
+def _randomized(data: RunData, name: str, maps: Maps, how: tuple[bool, Shown]) -> Strip | None:
+    signed, shown = how
     steps, original = maps.get("randomized"), maps.get("original")
     if steps is None or original is None or not data.run.images or steps.shape[1] == 0:
         return None
@@ -186,16 +157,15 @@ def _randomized(data: RunData, name: str, maps: Maps, signed: bool) -> Strip | N
     rows = data.select(method=name, test=RANDOMIZATION, statistic="ssim")
     scores = {score.layer: score for score in rows if score.image == image.name}
     layers = [str(layer) for layer in maps.metadata.get("layers", scores)]
-    tiles = [
-        _own_tile(
-            original[0], signed, f"Map of {name} for {image.name}, trained network", ("trained network",)
-        )
-    ]
-    for place, relevance in enumerate(steps[:, 0]):
-        layer = layers[place] if place < len(layers) else f"step {place + 1}"
+    layers += [f"step {place + 1}" for place in range(len(layers), len(steps))]
+    trained = f"Map of {name} for {image.name}, trained network"
+    tiles = [_own_tile(original[0], signed, trained, ("trained network",))]
+    for place, layer in chosen(layers[: len(steps)], shown.steps).items():
         alt = f"Map of {name} for {image.name}, network randomized from the top down to {layer}"
-        tiles.append(_own_tile(relevance, signed, alt, (f"to {layer}", *_ssim_line(scores.get(layer)))))
-    return Strip(image.name, tuple(tiles))
+        tiles.append(_own_tile(steps[place, 0], signed, alt, (f"to {layer}", *_ssim_line(scores.get(layer)))))
+    left = len(steps) + 1 - len(tiles)
+    note = f" Shown are {len(tiles) - 1} of {len(steps)} steps, evenly spaced." if left else ""
+    return Strip(image.name, tuple(tiles), note=note)
 
 
 def _randomization_chart(data: RunData, name: str) -> Chart | None:
@@ -268,68 +238,3 @@ def _curve_alt(title: str, curve: Curve) -> str:
         f"Chart. {title}: {first} at {curve.layers[0]}, {last} at {curve.layers[-1]},"
         f" over {words.counted(len(curve.layers), 'layer')}."
     )
-
-
-def _pairs(data: RunData, name: str) -> tuple[tuple[Pair, ...], int]:
-    maps = data.maps(f"manipulation/{name}")
-    stored = maps.get("manipulated_map")
-    if stored is None:
-        return (), 0
-    named = [score.image for score in data.scores if score.method == name and score.test == "manipulation"]
-    names = maps.metadata.get("images") or list(dict.fromkeys(image for image in named if image))
-    count = min(len(stored), PAIR_LIMIT)
-    return tuple(_pair(data, name, maps, (place, names)) for place in range(count)), len(stored)
-
-
-def _pair(data: RunData, name: str, maps: Maps, where: tuple[int, list[str]]) -> Pair:
-    place, names = where
-    title = names[place] if place < len(names) else f"pair {place + 1}"
-    targets = maps.metadata.get("target_images", [])
-    lines = {"target": (str(targets[place]),)} if place < len(targets) else {}
-    keys = {"original": "original", "target": "target", "manipulated": "manipulated"}
-    images = {key: _at(maps.get(f"{key}_image"), place) for key in keys}
-    tiles = [
-        Tile(pictures.photo(image), f"The {key} photograph of {title}", (key, *lines.get(key, ())))
-        for key, image in images.items()
-        if image is not None
-    ]
-    before, after = images["original"], images["manipulated"]
-    if before is not None and after is not None and before.shape == after.shape:
-        factor = pictures.amplification(after - before)
-        line = f"change × {words.number(factor)}"
-        alt = f"The change of {title}, amplified {words.number(factor)} times; gray is no change"
-        tiles.append(Tile(pictures.amplified(after - before, factor), alt, (line,)))
-    found = {key: _at(maps.get(f"{key}_map"), place) for key in keys}
-    present = {key: relevance for key, relevance in found.items() if relevance is not None}
-    signed = pictures.is_signed(*present.values())
-    limit = float(np.nanmax([pictures.scale(relevance) for relevance in present.values()]))
-    drawn = tuple(
-        Tile(
-            pictures.map_tile(part, limit=limit, signed=signed),
-            f"Map of {name}: {key}, {title}",
-            (f"{key} map",),
-        )
-        for key, part in present.items()
-    )
-    ends = (-limit if signed else 0.0, 0.0 if signed else limit / 2, limit)
-    bar = Colorbar(
-        pictures.colorbar(signed=signed), "Colorbar of the maps above", tuple(map(words.number, ends)), UNIT
-    )
-    return Pair(title, tuple(tiles), drawn, bar, tuple(_numbers(data, name, title)))
-
-
-def _at(array: Array | None, place: int) -> Array | None:
-    return array[place] if array is not None and place < len(array) else None
-
-
-def _numbers(data: RunData, name: str, image: str) -> list[tuple[str, str]]:
-    rows = [
-        row for row in data.scores if row.method == name and row.test == "manipulation" and row.image == image
-    ]
-    texts = []
-    for row in rows:
-        text = words.number(row.value)
-        if row.statistic == "class_kept" and np.isfinite(row.value):
-            text = "yes" if row.value >= 1 else "no"
-        texts.append((words.statistic(row.statistic), text))
-    return texts

@@ -45,6 +45,16 @@ STATISTICS = {
     "psnr": "PSNR of the image (dB)",
     "probability_change": "change of the class probability",
     "class_kept": "predicted class kept",
+    "tangent_fraction": "fraction in the tangent space",
+    "tangent_margin": "fraction in the tangent space minus that of random directions",
+    "other_image_fraction": "fraction in another image's tangent space",
+    "random_p_value": "p value against random directions",
+    "above_random_share": "share of images above 95 % of random directions",
+    "reconstruction_error": "error of the reconstruction",
+    "largest_curvature": "largest curvature",
+    "typical_curvature": "root mean square curvature",
+    "largest_movement": "predicted change of the map, most curved direction",
+    "expected_movement": "predicted change of the map, random direction",
 }
 
 PASSED: dict[bool | None, tuple[str, str, str]] = {
@@ -62,7 +72,10 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class TestText:
-    """What one test asks, does and means, for a reader who does not know it."""
+    """What one test asks, does and means, for a reader who does not know it.
+
+    `docs` is the page of the documentation with its section, `link` the address of the paper.
+    """
 
     __test__ = False  # not a test case for pytest
 
@@ -71,6 +84,8 @@ class TestText:
     what: str
     reading: str
     paper: str
+    docs: str = ""
+    link: str = ""
 
 
 TESTS = {
@@ -86,6 +101,8 @@ TESTS = {
             "that stays the same for an unrelated class cannot be telling why this class was chosen."
         ),
         paper="Sixt, Granz and Landgraf, When Explanations Lie, ICML 2020",
+        docs="faithfulness.md#random-logit",
+        link="https://arxiv.org/abs/1912.09818",
     ),
     "cascading-randomization": TestText(
         title="Randomized network",
@@ -104,6 +121,8 @@ TESTS = {
             "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018; protocol of Sixt et al., ICML "
             "2020"
         ),
+        docs="faithfulness.md#cascading-randomization",
+        link="https://arxiv.org/abs/1810.03292",
     ),
     "pixel-flipping": TestText(
         title="Pixel flipping",
@@ -122,6 +141,8 @@ TESTS = {
             "Samek et al., Evaluating the Visualization of What a Deep Neural Network Has Learned, 2017; "
             "Dombrowski et al., NeurIPS 2019, figure 7"
         ),
+        docs="faithfulness.md#pixel-flipping",
+        link="https://arxiv.org/abs/1509.06321",
     ),
     "cosine-convergence": TestText(
         title="Converging directions",
@@ -137,6 +158,8 @@ TESTS = {
             "baseline."
         ),
         paper="Sixt, Granz and Landgraf, When Explanations Lie, ICML 2020",
+        docs="faithfulness.md#cosine-convergence",
+        link="https://arxiv.org/abs/1912.09818",
     ),
     "manipulation": TestText(
         title="Manipulation",
@@ -151,6 +174,43 @@ TESTS = {
             "supplies the picture can dictate the explanation."
         ),
         paper="Dombrowski et al., Explanations Can Be Manipulated and Geometry Is to Blame, NeurIPS 2019",
+        docs="manipulation.md",
+        link="https://arxiv.org/abs/1906.07983",
+    ),
+    "tangent-space": TestText(
+        title="Along the manifold",
+        question="Does the map lie along the surface that photographs of this kind fill?",
+        what=(
+            "A decoder gives the surface of all photographs of this kind, and its derivative the directions "
+            "along it. Every photograph is moved onto the surface (encoded and decoded), the reconstruction "
+            "is explained, and the fraction of the map along the surface is measured."
+        ),
+        reading=(
+            "The fraction is 1 for a map along the surface. That of a random direction is known exactly and "
+            "subtracted. What is not along the surface points to pictures that are no photographs of this "
+            "kind. A map that is merely smooth passes too."
+        ),
+        paper="Bordt et al., The Manifold Hypothesis for Gradient-Based Explanations, CVPR Workshops 2023",
+        docs="manifold.md",
+        link="https://arxiv.org/abs/2206.07387",
+    ),
+    "curvature": TestText(
+        title="Room to move",
+        question="How far could the gradient map be moved without a change of the output?",
+        what=(
+            "The set of pictures with the same output is curved. Its curvature is measured at the "
+            "photograph, without an attack; times the length of a step as small as the rounding of an 8-bit "
+            "file, it is the change of the normalized gradient map, to first order. A network with ReLU is "
+            "taken with a softplus in its place."
+        ),
+        reading=(
+            "At the root of 2 the map has turned by a right angle: then the rounding of the file decides "
+            "what it shows. This belongs to the network and the photograph, not to a method, and is "
+            "measured once, with the gradient."
+        ),
+        paper="Dombrowski et al., Explanations Can Be Manipulated and Geometry Is to Blame, NeurIPS 2019",
+        docs="geometry.md",
+        link="https://arxiv.org/abs/1906.07983",
     ),
 }
 
