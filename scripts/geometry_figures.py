@@ -5,9 +5,9 @@
     python scripts/geometry_figures.py beta DATA --out FOLDER [--images 10]  # curvature against beta
     python scripts/geometry_figures.py movement DATA --out FOLDER [--images 50] [--steps 100]
 
-DATA is the optional data folder; its trained CIFAR ResNet-20 and test images are used, in float32. Every
-finished cell (a beta; ten images of `movement`) is kept in FOLDER, so that the same command goes on after an
-interruption.
+DATA is the optional data folder; its trained CIFAR ResNet-20 and test images are used, or with --network
+efficientnet-lite0 that network and photographs at 224 pixels, in float32. Every finished cell (a beta; ten
+images of `movement`) is kept in FOLDER, so that the same command goes on after an interruption.
 `movement` compares what curvature predicts with what an attack does, as a rank correlation over images.
 """
 
@@ -30,14 +30,18 @@ from scripts.pages import Cell, cifar_images, kept, picture, table  # noqa: E402
 from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attacks import ManipulationSettings, manipulate  # noqa: E402
 from veridical.attributions import method, saliency  # noqa: E402
+from veridical.data import load_folder  # noqa: E402
 from veridical.geometry import curvature, predict_movement, theorem1, walk  # noqa: E402
 from veridical.metrics import pearson, spearman  # noqa: E402
+from veridical.models import load_model  # noqa: E402
 from veridical.smoothing import SmoothedModel, predicted_target  # noqa: E402
 
 FOLDER = ROOT / "docs"
 BETAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 GRID = 161
 ATTACK_BETA = 10.0
+RADIUS = 0.05
+"""So small that no prediction reaches the largest value that it can have: only ranks are compared."""
 PART = 10
 RESAMPLES = 2000
 
@@ -86,18 +90,28 @@ def chain(betas: tuple[float, ...] = BETAS, steps: int = 20) -> str:
     return table(head, rows)
 
 
-def against_beta(data: Path, out: Path, images: int) -> str:
-    """Largest |curvature| of the ResNet-20 at test images, for every beta."""
-    model, x = trained_resnet20(data), cifar_images(data, "test.zip", images)
+def subject(data: Path, network: str, images: int) -> tuple[nn.Module, Tensor]:
+    """A trained network and so many of its images (N, 3, H, W)."""
+    if network == "resnet20":
+        return trained_resnet20(data), cifar_images(data, "test.zip", images)
+    loaded = load_model("demo")
+    photographs = load_folder(data / "imagenet-sample").images
+    chosen = photographs[:: len(photographs) // images][:images]
+    return loaded.module, torch.stack([loaded.preprocessing.apply(one) for one in chosen])
+
+
+def against_beta(data: Path, out: Path, images: int, network: str = "resnet20") -> str:
+    """Largest |curvature| of a network at its images, for every beta, and what it costs."""
+    model, x = subject(data, network, images)
     classes = predicted_target(model, x)
     rows, lines = [], []
     for beta in BETAS:
 
         def measure(beta: float = beta) -> Cell:
-            found = curvature(model, x, classes, beta=beta, top=1, tolerance=1e-3)
+            found = curvature(model, x, classes, beta=beta, top=1, tolerance=1e-3, batch=1)
             return {"largest": found.largest, "residuals": found.residuals, "steps": found.steps}
 
-        cell = kept(out / f"beta-{beta:g}-{images}.safetensors", measure)
+        cell = kept(out / f"beta-{network}-{beta:g}-{images}.safetensors", measure)
         largest = cell["largest"].abs()
         lines.append(largest)
         low, middle, high = largest.quantile(torch.tensor([0.1, 0.5, 0.9]).double()).tolist()
@@ -110,14 +124,14 @@ def against_beta(data: Path, out: Path, images: int) -> str:
     axes.set(xscale="log", yscale="log", xlabel="beta", ylabel="largest |curvature|")
     axes.legend()
     figure.tight_layout()
-    picture(figure, FOLDER / "geometry-beta.png")
+    picture(figure, FOLDER / f"geometry-beta-{network}.png")
     return table(["beta", "median", "10 to 90 %", "largest relative residual", "most steps"], rows)
 
 
 def measured_movement(model: nn.Module, x: Tensor, others: Tensor, steps: int) -> Cell:
     """Prediction for images, and what an attack on their gradient maps does to them."""
     classes, explain = predicted_target(model, x), method("gradient")
-    predicted = predict_movement(model, x, classes, beta=ATTACK_BETA, tolerance=1e-3)
+    predicted = predict_movement(model, x, classes, beta=ATTACK_BETA, radius=RADIUS, tolerance=1e-3)
     clean, aim = saliency(explain(model, x, classes)), saliency(explain(model, others))
     settings = ManipulationSettings(steps=steps, factors=(1e7, 1e2), keep="last")
     attack = manipulate(model, x, aim, explainer=explain, target=classes, settings=settings)
@@ -155,11 +169,18 @@ def movement(data: Path, out: Path, images: int, steps: int) -> str:
         for index, pair in enumerate(zip(x.split(PART), others.split(PART), strict=True))
     ]
     joined = {name: torch.cat([cell[name] for cell in cells]) for name in cells[0]}
+    # An attack does not go the same way with each image: what would knowing it add, what does it say alone?
+    predictions = {
+        "largest": joined["largest"],
+        "expected": joined["expected"],
+        "distance of the attack": joined["distance"],
+        "expected x distance of the attack": joined["expected"] * joined["distance"],
+    }
     rows = []
-    for predicted in ("largest", "expected"):
+    for name, predicted in predictions.items():
         for attacked in ("normal", "map"):
-            value, low, high = rank_correlation(joined[predicted], joined[attacked])
-            rows.append([predicted, attacked, f"{value:.2f}", f"{low:.2f} to {high:.2f}", str(images)])
+            value, low, high = rank_correlation(predicted, joined[attacked])
+            rows.append([name, attacked, f"{value:.2f}", f"{low:.2f} to {high:.2f}", str(images)])
     return table(["predicted", "change under attack", "Spearman", "95 %", "images"], rows)
 
 
@@ -171,6 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--network", choices=("resnet20", "efficientnet-lite0"), default="resnet20")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.part in ("levels", "chain"):
@@ -180,7 +202,7 @@ def main() -> None:
         parser.error(f"{given.part} needs DATA and --out FOLDER")
     given.out.mkdir(parents=True, exist_ok=True)
     if given.part == "beta":
-        print(against_beta(given.data, given.out, given.images))
+        print(against_beta(given.data, given.out, given.images, given.network))
     else:
         print(movement(given.data, given.out, given.images, given.steps))
 

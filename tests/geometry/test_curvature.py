@@ -99,6 +99,9 @@ def test_piecewise_linear_networks_are_named_as_such() -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
     with pytest.raises(ValueError, match="piecewise linear network"):
         vd.curvature(linear.eval(), x)
+    pooling = nn.Sequential(nn.MaxPool2d(2), nn.LeakyReLU(), nn.Flatten(), nn.Linear(3, 3)).double()
+    with pytest.raises(ValueError, match="piecewise linear network"):
+        vd.curvature(pooling.eval(), x)
     with pytest.raises(ValueError, match="none; leave the smoothing off"):
         vd.curvature(linear, x, 0, beta=1.0)
 

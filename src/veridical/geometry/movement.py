@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from veridical.geometry.curvature import Curvature, CurvatureNorm, curvature, curvature_norm
+from veridical.geometry.curvature import Curvature, CurvatureNorm, NormSettings, curvature, curvature_norm
 from veridical.values import Target
 
 
@@ -57,7 +57,8 @@ def predict_movement(
         target: the class of g.
         beta: of the softplus in place of ReLU.
         radius: Euclidean, in units of the input.
-        settings: fields of `CurvatureSettings`; score, seed and batch hold for the norm too.
+        settings: fields of `CurvatureSettings`; score, seed and batch hold for the norm too, and `probes` is
+            for the norm alone.
 
     Raises:
         TypeError: see `curvature`.
@@ -65,9 +66,10 @@ def predict_movement(
     """
     if not (math.isfinite(radius) and radius > 0):
         raise ValueError(f"expected a positive radius, got {radius}; give the length of the step")
+    probes = settings.pop("probes", NormSettings.probes)
     found = curvature(model, inputs, target, beta=beta, **({"top": 1} | settings))
     shared = {name: getattr(found.settings, name) for name in ("score", "seed", "batch")}
-    norm = curvature_norm(model, inputs, found.classes, beta=beta, **shared)
+    norm = curvature_norm(model, inputs, found.classes, beta=beta, probes=probes, **shared)
     share = radius / math.sqrt(norm.dimension)
     return Movement(
         largest=(radius * found.largest.abs()).clamp(max=2),

@@ -125,7 +125,7 @@ class ShapeOperator:
         """The product (N, d) for v (N, d).
 
         Raises:
-            ValueError: if the gradient does not depend on the image.
+            ValueError: if the gradient does not depend on the image, or the first product is exactly 0.
         """
         self.products += 1
         along = self.tangent(v).view_as(self._image)
@@ -134,7 +134,8 @@ class ShapeOperator:
             (product,) = torch.autograd.grad(
                 self._gradient, self._image, along, retain_graph=True, allow_unused=True
             )
-        if product is None:
+        flat = product is None or (self.products == 1 and not bool(product.any()))
+        if product is None or (flat and bool((self.gradient_norm > 0).any())):
             raise ValueError(
                 "expected a curved function of the image, got one whose gradient is the same everywhere "
                 "nearby: a piecewise linear network, whose level sets are flat. Pass beta where it has a "
