@@ -10,7 +10,8 @@ SURFACE = {
     "Patterns", "as_quantus", "audit", "beta_smooth", "cascading_randomization", "choose_beta",
     "class_difference", "compare_robustness", "cosine_convergence", "coverage", "curvature",
     "curvature_norm", "curvature_profile", "explain", "explain_several", "fit_patterns", "forge",
-    "from_captum", "from_zennit", "geodesic", "infidelity", "manipulate", "measure_alignment", "method",
+    "from_captum", "from_zennit", "geodesic", "infidelity", "load_model", "manipulate", "measure_alignment",
+    "method",
     "methods", "pixel_flipping", "random_logit", "roar", "saliency", "sensitivity", "smoothgrad",
     "tangent_fraction", "tangent_space", "theorem1", "undo", "walk",
 }  # fmt: skip

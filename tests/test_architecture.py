@@ -10,14 +10,16 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = REPOSITORY / "src" / "veridical"
-LEAVES = {"values", "tensors", "checks", "records"}
-TORCH_FREE = {"records", "report"}
+LEAVES = {"values", "tensors", "checks", "records", "names"}
+TORCH_FREE = {"records", "names", "report", "verdicts"}
 MAY_IMPORT = {
     "records": set(),
+    "names": set(),
     "values": set(),
     "tensors": set(),
-    "checks": {"values"},
+    "checks": {"values", "names"},
     "metrics": set(),
+    "verdicts": {"records", "names"},
     "data": set(),
     "models": set(),
     "training": {"metrics"},
@@ -30,11 +32,17 @@ MAY_IMPORT = {
     "manifold": {"metrics", "training"},
     "geometry": {"rules", "smoothing", "metrics"},
     "auditing": {
-        "attributions", "rules", "smoothing", "attacks", "faithfulness", "manifold", "metrics", "training",
+        "attributions", "rules", "smoothing", "attacks", "faithfulness", "geometry", "manifold", "metrics",
+        "training", "verdicts",
     },
-    "report": {"records"},
-    "study": {"manifold"},
-    "cli": {"auditing", "report", "models", "data", "training", "study", "manifold"},
+    "report": {"records", "verdicts"},
+    "serving": set(),
+    "study": {"manifold", "serving"},
+    "explore": {"auditing", "attacks", "smoothing", "report", "serving"},
+    "cli": {
+        "auditing", "verdicts", "report", "models", "data", "training", "study", "manifold", "explore",
+        "serving",
+    },
     "api": {
         "attributions", "rules", "smoothing", "attacks", "faithfulness", "manifold", "geometry", "metrics",
         "auditing", "report", "models", "data", "adapters",

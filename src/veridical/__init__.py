@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from veridical.auditing.alignment import measure_alignment
     from veridical.geometry import curvature, curvature_norm, curvature_profile, geodesic, theorem1, walk
     from veridical.manifold import tangent_fraction, tangent_space
+    from veridical.models import load_model
     from veridical.smoothing import beta_smooth, smoothgrad
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ __all__ = [
     "from_zennit",
     "geodesic",
     "infidelity",
+    "load_model",
     "manipulate",
     "measure_alignment",
     "method",
@@ -84,6 +86,7 @@ _HOMES = {
         "curvature", "curvature_norm", "curvature_profile", "geodesic", "theorem1", "walk",
     ),
     "veridical.manifold": ("tangent_fraction", "tangent_space"),
+    "veridical.models": ("load_model",),
     "veridical.smoothing": ("beta_smooth", "smoothgrad"),
 }  # fmt: skip
 

@@ -57,18 +57,27 @@ class EnvironmentRecord(_Record):
 
 
 class ModelRecord(_Record):
-    """The audited model; `sha256` is the digest of its weights and buffers."""
+    """The audited model; `sha256` is the digest of its weights and buffers.
+
+    `output` says what its numbers mean: one logit for each of several "classes" (softmax), one for two
+    classes ("binary"), or one for each of several "labels" that may hold at once (sigmoid of each).
+    """
 
     name: str
     source: str = ""
     sha256: str
     parameters: int
     classes: int
+    output: Literal["classes", "binary", "labels"] = "classes"
     preprocessing: dict[str, Any] = Field(default_factory=dict)
 
 
 class ImageRecord(_Record):
-    """One explained image; `sha256` is the digest of the tensor that the model saw."""
+    """One explained image; `sha256` is the digest of the tensor that the model saw.
+
+    `target` is the explained class, with its `label` and `probability`. `truth_label` is the class that the
+    data give it, "" where they give none, and `truth` the model's number of that class, where it is known.
+    """
 
     name: str
     sha256: str
@@ -77,6 +86,31 @@ class ImageRecord(_Record):
     target: int
     label: str = ""
     probability: Number
+    truth: int | None = None
+    truth_label: str = ""
+
+
+class SkippedImage(_Record):
+    """A file among the images that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+class DataRecord(_Record):
+    """Where the images come from.
+
+    `available` counts what the source has and `limit` is what the user asked for, drawn by `seed`. `labels`
+    says how the network's numbers of the data's classes were found.
+    """
+
+    source: str = ""
+    available: int = 0
+    classes: int = 0
+    limit: int | None = None
+    seed: int = 0
+    labels: str = ""
+    skipped: list[SkippedImage] = Field(default_factory=list)
 
 
 class MethodRecord(_Record):
@@ -96,7 +130,10 @@ class TestRecord(_Record):
 
 
 class SkippedRecord(_Record):
-    """A test without a result for a method, and why; with `applies` the method owes that result."""
+    """A test without a result for a method, and why; with `applies` the method owes that result.
+
+    A method of "" stands for every method.
+    """
 
     method: str
     test: str
@@ -145,6 +182,7 @@ class Run(_Record):
     environment: EnvironmentRecord
     model: ModelRecord
     images: list[ImageRecord]
+    data: DataRecord = Field(default_factory=DataRecord)
     methods: dict[str, MethodRecord]
     tests: dict[str, TestRecord]
     policy: dict[str, Any] = Field(default_factory=dict)

@@ -44,7 +44,7 @@ def count_measures(monkeypatch, fail_at=None, error=KeyboardInterrupt):
         calls.append(work.task.key)
         return measure(subject, work)
 
-    monkeypatch.setattr("veridical.auditing.run.measure", counted)
+    monkeypatch.setattr("veridical.auditing.executor.measure", counted)
     return calls
 
 
@@ -62,13 +62,23 @@ def test_a_run_directory_holds_what_the_report_reads(network, images, tmp_path):
     )
 
 
+def test_labels_that_may_hold_at_once_have_a_probability_each(network, images):
+    report = audit(network, images, model_info={"output": "labels"}, **FAST)
+    with torch.no_grad():
+        logits = network(images)
+    for record, row in zip(report.run.images, logits, strict=True):
+        assert record.probability == pytest.approx(float(row.sigmoid()[record.target]))
+    assert report.run.model.output == "labels"
+
+
 def test_all_tests_run_and_what_does_not_apply_is_recorded(network, images, tmp_path, monkeypatch):
     from veridical.auditing import PRESETS, Preset
 
     monkeypatch.setitem(PRESETS, "quick", Preset(5, 3, 1, 2, 1, 3, ("gradient",), 2))
     report = audit(network, images, out=tmp_path / "run", methods=["gradient", "smoothgrad"])
     assert {(one.method, one.test) for one in report.run.skipped} == {
-        ("smoothgrad", "cosine-convergence"), ("smoothgrad", "manipulation"),
+        ("smoothgrad", "cosine-convergence"), ("smoothgrad", "manipulation"), ("smoothgrad", "curvature"),
+        ("", "tangent-space"),
     }  # fmt: skip
     statistics = {score.statistic for score in report.scores if score.test == "manipulation"}
     assert {"pcc_to_target", "median_pcc_to_target", "linf", "class_kept", "median_pcc_margin"} <= statistics

@@ -80,7 +80,7 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(call, tmp_path, monke
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("veridical.auditing.run.measure", interrupted)
+    monkeypatch.setattr("veridical.auditing.executor.measure", interrupted)
     result = call(*arguments(tmp_path))
     assert result.exit_code == 130 and "run the same command again" in result.stderr
 
@@ -94,7 +94,10 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(call, tmp_path, monke
         (("--methods", "tinymodule:Kind"), "got the class Kind"),
         (("--tests", "random"), "random-logit"),
         (("--preset", "quik"), "did you mean quick"),
-        (("--executor", "ray"), "got 'ray'"),
+        (("--executor", "rays"), "did you mean ray"),
+        (("--workers", "2"), "expected --workers only with --executor ray"),
+        (("--memory-gib", "0"), "positive number of GiB"),
+        (("--json",), "expected --json only with --plan"),
         (("--device", "abacus"), "abacus"),
         (("--policy", "/nowhere.toml"), "/nowhere.toml"),
         (("--images", "/nowhere"), "/nowhere"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -130,6 +131,26 @@ def test_junit_has_the_form_of_the_schema(gate, tmp_path):
     tags = [child.tag for child in root[0]]
     assert tags == ["properties", *["testcase"] * 9, "system-out", "system-err"]
     assert root[0].get("timestamp") == "2026-01-02T03:04:05"
+
+
+def test_a_validator_accepts_junit(gate, tmp_path):
+    xmlschema = pytest.importorskip("xmlschema", reason="needs pip install xmlschema")
+    schema = xmlschema.XMLSchema(Path(__file__).parent / "junit.xsd")
+    path = tmp_path / "deep" / "junit.xml"
+    junit_of(gate, tmp_path, [])
+    schema.validate(path)
+    path.write_text(path.read_text().replace('time="0"', 'time="soon"', 1))
+    assert not schema.is_valid(path)
+
+
+def test_another_program_reads_the_same_counts(gate, tmp_path):
+    junitparser = pytest.importorskip("junitparser", reason="needs pip install junitparser")
+    result, root = junit_of(gate, tmp_path, [])
+    found = junitparser.JUnitXml.fromfile(str(tmp_path / "deep" / "junit.xml"))
+    suite = next(iter(found))
+    failed = [case.name for case in suite if any(isinstance(one, junitparser.Failure) for one in case.result)]
+    assert (suite.tests, suite.failures, suite.skipped) == (9, len(failed), int(root[0].get("skipped")))
+    assert result.exit_code == 1 and failed.count("verdict") == 2
 
 
 def test_what_xml_cannot_hold_is_replaced(gate, tmp_path):

@@ -3,8 +3,10 @@ import socket
 
 import pytest
 
+from veridical.serving import web_address
+from veridical.serving.server import MAX_CONNECTIONS
 from veridical.study import Answers, StudyServer
-from veridical.study.server import MAX_BODY, MAX_CONNECTIONS, link, state, web_address
+from veridical.study.server import link, state
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_answers_of_another_form_are_refused(ask, base):
 
 
 BAD_REQUESTS = [
-    ("x" * (MAX_BODY + 1), {}, 413),
+    ("x" * (StudyServer.max_body + 1), {}, 413),
     ("{}", {"Content-Type": "text/plain"}, 415),
     ("nothing", {"Content-Type": "application/json"}, 400),
     ("[1]", {"Content-Type": "application/json"}, 400),

@@ -4,8 +4,12 @@ from veridical.attacks import array_target, image_target, region_target, text_ta
 from veridical.attributions import Patterns, fit_patterns
 from veridical.attributions import methods as method_names
 from veridical.attributions.entry import method_entry, method_summary
-from veridical.auditing.comparison import Change, Comparison, StoredRun, compare_runs, read_stored
+from veridical.auditing.applicability import Applicability, Recorded, check_model
+from veridical.auditing.chunks import check_memory
+from veridical.auditing.cost import Estimate, Plan
+from veridical.auditing.executor import Executor, LocalExecutor
 from veridical.auditing.forgery import Forgery, Moment, attack_settings, defended, forge
+from veridical.auditing.inputs import Inputs
 from veridical.auditing.plan import (
     DEFAULT_METHODS,
     DESCRIPTIONS,
@@ -16,36 +20,44 @@ from veridical.auditing.plan import (
     find_methods,
     find_tests,
 )
-from veridical.auditing.policy import TEST_NAMES, Policy, PolicyError, TestPolicy, load_policy
+from veridical.auditing.ray_executor import RayExecutor
 from veridical.auditing.result import AuditReport
-from veridical.auditing.run import AuditOptions, Progress, audit
+from veridical.auditing.run import AuditOptions, Progress, audit, plan_audit
 from veridical.auditing.store import check_directory
-from veridical.auditing.verdict import judge
+from veridical.auditing.tangent import ManifoldLike, open_manifold
+from veridical.verdicts import TEST_NAMES, Policy, PolicyError, TestPolicy, judge, load_policy
 
 __all__ = [
     "DEFAULT_METHODS",
     "DESCRIPTIONS",
     "PRESETS",
     "TEST_NAMES",
+    "Applicability",
     "AuditOptions",
     "AuditReport",
-    "Change",
-    "Comparison",
+    "Estimate",
+    "Executor",
     "Forgery",
+    "Inputs",
+    "LocalExecutor",
+    "ManifoldLike",
     "Moment",
     "Patterns",
+    "Plan",
     "Policy",
     "PolicyError",
     "Preset",
     "Progress",
-    "StoredRun",
+    "RayExecutor",
+    "Recorded",
     "Task",
     "TestPolicy",
     "array_target",
     "attack_settings",
     "audit",
     "check_directory",
-    "compare_runs",
+    "check_memory",
+    "check_model",
     "defended",
     "describe",
     "find_methods",
@@ -58,7 +70,8 @@ __all__ = [
     "method_entry",
     "method_names",
     "method_summary",
-    "read_stored",
+    "open_manifold",
+    "plan_audit",
     "region_target",
     "text_target",
     "uniform_target",

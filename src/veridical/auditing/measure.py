@@ -1,8 +1,9 @@
 """The tests themselves: one task in, its scores and maps out. Nothing here knows of files."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,22 +13,21 @@ from torch import Tensor, nn
 from veridical.attacks import Manipulation, ManipulationSettings, manipulate
 from veridical.attributions import saliency
 from veridical.auditing.forgery import attack_settings
+from veridical.auditing.inputs import spans
+from veridical.auditing.movement import predict, radius_of, softplus_for
 from veridical.auditing.plan import Task
+from veridical.auditing.pooling import Kind, Outcome, Pooled
+from veridical.auditing.tangent import OnManifold
 from veridical.faithfulness import (
     FlippingCurves,
-    PixelFlipping,
     cascading_randomization,
     cosine_convergence,
     pixel_flipping,
     random_logit,
 )
 from veridical.faithfulness.maps import explained_each
-from veridical.metrics import bootstrap_interval, share_interval
-from veridical.records import Arrays, Score
+from veridical.records import Score
 from veridical.values import Explainer
-
-LEVEL = 0.99
-"""Confidence level of the bootstrap intervals: that of Sixt et al. 2020."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Subject:
         display: from images to values in [0, 1] that can be shown.
         label: the label of a class.
         bounds: lowest and highest valid value of an image, one number a channel; None for no bounds.
+        manifold: the images moved onto a manifold; None where none was given.
+        first: the place in the audit of the first of these images.
         known: what one task has found and another can use: the last relevance, the random orders.
     """
 
@@ -52,17 +54,9 @@ class Subject:
     display: Callable[[Tensor], Tensor]
     label: Callable[[int], str]
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    manifold: OnManifold | None = None
+    first: int = 0
     known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one task; `facts` is added to the settings of the test in `run.json`."""
-
-    scores: list[Score]
-    arrays: Arrays = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 Tick = Callable[[float], None]
@@ -84,12 +78,17 @@ class Work:
         """A row of the table for one image."""
         return Score(self.task.method, self.task.test, statistic, float(value), **where)
 
-    def summary(self, statistic: str, values: Sequence[float] | NDArray[Any], layer: str = "") -> Score:
-        """A row of the table for the median over images, with its bootstrap interval."""
-        found = bootstrap_interval(np.asarray(values, dtype=np.float64), level=LEVEL, seed=self.seed)
-        return Score(
-            self.task.method, self.task.test, statistic, found.estimate, layer=layer, ci_low=found.low,
-            ci_high=found.high, n=found.n,
+    def summary(
+        self,
+        statistic: str,
+        values: Sequence[float] | NDArray[Any],
+        layer: str = "",
+        kind: Kind = "median",
+    ) -> Pooled:
+        """A row of the table over images, from these and those of other tasks; see `Kind`."""
+        numbers = tuple(float(value) for value in values)
+        return Pooled(
+            self.task.method, self.task.test, statistic, math.nan, layer=layer, values=numbers, kind=kind
         )  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def measure(subject: Subject, work: Work) -> Outcome:
 def _random_logit(subject: Subject, work: Work) -> Outcome:
     result = random_logit(
         subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed,
-        batch=work.batch,
+        batch=work.batch, first_index=subject.first,
         protocol=work.settings["protocol"],
     )  # fmt: skip
     subject.known["relevance"] = (work.task.method, result.relevance)
@@ -136,7 +135,7 @@ def _cascading(subject: Subject, work: Work) -> Outcome:
 def _relevance(subject: Subject, work: Work) -> Tensor:
     """The method's relevance of all images, computed once; the same bits whichever test asks first."""
     method, relevance = subject.known.get("relevance", ("", None))
-    if method != work.task.method:
+    if method != work.task.method or len(relevance) != len(subject.images):
         relevance = explained_each(
             subject.model, subject.images, work.explainer, lambda _, rows: [subject.targets[rows]], work.batch
         )[0][0]
@@ -146,58 +145,59 @@ def _relevance(subject: Subject, work: Work) -> Tensor:
 
 
 def _flips(subject: Subject, work: Work, flips: Tensor, layer: str = "") -> list[Score]:
-    """Where the negative map was the more similar one, and the share of it; nothing for other protocols."""
-    if bool(flips.isnan().all()):
-        return []
+    """Where the negative map was the more similar one, and the share of it; left out where all are NaN."""
     named = zip(flips.tolist(), subject.names, strict=True)
-    share = share_interval(flips, level=LEVEL)
     return [
         *(work.score("flipped", value, image=name, layer=layer) for value, name in named),
-        work.score(
-            "flipped_share", share.estimate, layer=layer, ci_low=share.low, ci_high=share.high, n=share.n
-        ),
+        work.summary("flipped_share", flips.tolist(), layer, "share"),
     ]
 
 
 def _pixel_flipping(subject: Subject, work: Work) -> Outcome:
-    result = pixel_flipping(
-        subject.model, subject.images, work.explainer, target=subject.targets, seed=work.seed,
-        batch=work.batch, relevance=_relevance(subject, work),
-        reuse=subject.known.get("random orders"), steps=tuple(work.settings["steps"]),
-        random=work.settings["random"], baseline=work.settings["baseline"],
-    )  # fmt: skip
-    subject.known["random orders"] = result
-    scores = []
-    for statistic, values in result.statistics().items():
-        named = zip(values.tolist(), subject.names, strict=True)
+    relevance, known = _relevance(subject, work), subject.known.setdefault("random orders", {})
+    parts = []
+    # Batch by batch: which images are predicted together does not depend on how many there are.
+    for start, stop in spans(0, len(subject.images), work.batch):
+        rows = slice(start, stop)
+        found = pixel_flipping(
+            subject.model, subject.images[rows], work.explainer, target=subject.targets[rows], seed=work.seed,
+            batch=work.batch, relevance=relevance[rows], reuse=known.get((start, stop)),
+            steps=tuple(work.settings["steps"]), random=work.settings["random"],
+            baseline=work.settings["baseline"],
+        )  # fmt: skip
+        known[start, stop] = found
+        parts.append(found)
+        work.tick(stop / len(subject.images))
+    scores: list[Score] = []
+    columns = [one.statistics() for one in parts]
+    for statistic in columns[0]:
+        values = [value for column in columns for value in column[statistic].tolist()]
+        named = zip(values, subject.names, strict=True)
         scores += [work.score(statistic, value, image=name) for value, name in named]
-        scores.append(work.summary(f"median_{statistic}", values.tolist()))
-    return Outcome(
-        scores + _flipping_curves(result, work), facts={"reduction." + work.task.method: result.reduction}
-    )
+        scores.append(work.summary(f"median_{statistic}", values))
+    for name in ("morf", "lerf", "random"):
+        curves = [found for one in parts if (found := getattr(one, name)) is not None]
+        scores += _curves(name, curves, work) if curves else []
+    return Outcome(scores, facts={"reduction." + work.task.method: parts[0].reduction})
 
 
-def _flipping_curves(result: PixelFlipping, work: Work) -> list[Score]:
+def _curves(name: str, parts: Sequence[FlippingCurves], work: Work) -> list[Score]:
     """The curves over the removed shares, which stand in the place of the layer."""
-    scores = []
-    curves = {"morf": result.morf, "lerf": result.lerf, "random": result.random}
-    for name, found in curves.items():
-        if found is not None:
-            scores += _one_curve(name, found, work)
-    return scores
-
-
-def _one_curve(name: str, curves: FlippingCurves, work: Work) -> list[Score]:
-    probability, kept = curves.probability, curves.kept.double()
-    if probability.dim() == 3:
-        probability, kept = probability.mean(dim=0), kept.mean(dim=0)
-    scores = []
-    for place, fraction in enumerate(curves.fractions.tolist()):
+    probability, kept = (
+        torch.cat([_over_orders(one) for one in found])
+        for found in ([one.probability for one in parts], [one.kept.double() for one in parts])
+    )
+    scores: list[Score] = []
+    for place, fraction in enumerate(parts[0].fractions.tolist()):
         layer = f"{fraction:.2%}"
         scores.append(work.summary(f"median_{name}_probability", probability[:, place].tolist(), layer))
-        share = kept[:, place].mean().item()
-        scores.append(work.score(f"{name}_class_kept", share, layer=layer, n=len(kept)))
+        scores.append(work.summary(f"{name}_class_kept", kept[:, place].tolist(), layer, "mean"))
     return scores
+
+
+def _over_orders(values: Tensor) -> Tensor:
+    """(N, S) of one order, or the mean over the first axis of several."""
+    return values.mean(dim=0) if values.dim() == 3 else values
 
 
 def _convergence(subject: Subject, work: Work) -> Outcome:
@@ -209,7 +209,7 @@ def _convergence(subject: Subject, work: Work) -> Outcome:
                 subject.model,
                 subject.images[index : index + 1],
                 work.explainer,
-                first_index=index,
+                first_index=subject.first + index,
                 vectors=work.settings["vectors"],
                 seed=work.seed,
             )  # fmt: skip
@@ -225,11 +225,9 @@ def _convergence(subject: Subject, work: Work) -> Outcome:
             ("one_minus_median_cosine", "one_minus_median"),
         ):
             scores.append(work.summary(statistic, [getattr(one, name)[place] for one in results], layer))
-        for statistic, value in (
-            ("random_baseline", results[0].random_baseline[place]),
-            ("nan_fraction", np.mean([one.nan_fraction[place] for one in results])),
-        ):
-            scores.append(work.score(statistic, value, layer=layer, n=count))
+        for statistic, kind in (("random_baseline", "same"), ("nan_fraction", "mean")):
+            values = [getattr(one, statistic)[place] for one in results]
+            scores.append(work.summary(statistic, values, layer, cast(Kind, kind)))
     # The last entry is the input, whose few channels are alike even for random vectors (Sixt et al. 2020, 3).
     return Outcome(scores, facts={"start": results[0].start, "first_convolution": results[0].layers[-2]})
 
@@ -278,12 +276,83 @@ def _manipulate_one(
 
 
 def _partner(subject: Subject, index: int) -> int:
-    """The image whose map is the target: the next one."""
+    """The image whose map is the target: the next one, and after the last of an audit its first."""
     return (index + 1) % len(subject.images)
 
 
 def _joined(results: Sequence[Manipulation], name: str) -> NDArray[np.float32]:
     return array(torch.cat([getattr(one, name) for one in results]))
+
+
+def _tangent_space(subject: Subject, work: Work) -> Outcome:
+    """The fraction of the maps of the reconstructions in their tangent spaces, see `OnManifold`."""
+    place = subject.manifold
+    if place is None:
+        raise ValueError("expected a manifold for the test tangent-space, got none; pass manifold")
+    count = len(place.points)
+    found = place.align(
+        subject.model, work.explainer, subject.targets[:count], batch=work.batch, seed=work.seed,
+        progress=lambda done, total: work.tick(done / total),
+    )  # fmt: skip
+    summary, random = found.summary("method"), place.random()
+    values = {
+        "tangent_fraction": found.fractions[0],
+        "tangent_margin": found.fractions[0] - random,
+        "other_image_fraction": found.others[0],
+        "random_p_value": found.p_values[0],
+        "above_random": (found.p_values[0] < 0.05).double().masked_fill(found.p_values[0].isnan(), torch.nan),
+        "random_fraction": random,
+        "reconstruction_error": place.errors,
+        "class_kept": place.kept.double(),
+    }
+    scores = [
+        work.score(name, value, image=image)
+        for name, column in values.items()
+        for value, image in zip(column.tolist(), subject.names[:count], strict=True)
+    ]
+    for name in ("tangent_fraction", "tangent_margin", "other_image_fraction", "random_p_value"):
+        scores.append(work.summary(f"median_{name}", values[name].tolist()))
+    for name, one in (("mean_tangent_fraction", summary.mean), ("above_random_share", summary.above)):
+        scores.append(work.score(name, one.estimate, ci_low=one.low, ci_high=one.high, n=one.n))
+    for name, value in (
+        ("mean_other_image_fraction", summary.other),
+        ("mean_random_fraction", summary.random),
+        ("random_quantile_95", summary.random_high),
+        ("sign_test_p_value", summary.p_value),
+    ):
+        scores.append(work.score(name, value, n=summary.mean.n))
+    return Outcome(scores, facts=place.facts())
+
+
+def _curvature(subject: Subject, work: Work) -> Outcome:
+    count = min(int(work.settings["images"]), len(subject.images))
+    products = int(work.settings["products"])
+    sizes = {"steps": (products + 1) // 2, "probes": products - (products + 1) // 2, "seed": work.seed}
+    columns: dict[str, list[float]] = {}
+    scores = []
+    for index in range(count):
+        one = slice(index, index + 1)
+        radius = radius_of(subject.images[index], subject.bounds)
+        found = predict(subject.model, subject.images[one], subject.targets[one], radius, **sizes)
+        values = {
+            "largest_curvature": float(found.curvature.largest.abs()),
+            "curvature_residual": float(found.curvature.residuals[:, 0]),
+            "typical_curvature": float(found.norm.estimate) / math.sqrt(found.norm.dimension),
+            "largest_movement": float(found.largest),
+            "expected_movement": float(found.expected),
+            "radius": radius,
+        }
+        norm, share = found.norm, math.sqrt(found.norm.dimension)
+        ends = {
+            "expected_movement": {"ci_low": float(found.low), "ci_high": float(found.high)},
+            "typical_curvature": {"ci_low": float(norm.low) / share, "ci_high": float(norm.high) / share},
+        }
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+            scores.append(work.score(name, value, image=subject.names[index], **ends.get(name, {})))
+        work.tick((index + 1) / count)
+    scores += [work.summary(f"median_{name}", column) for name, column in columns.items() if name != "radius"]
+    return Outcome(scores, facts={"softplus": softplus_for(subject.model, subject.images)})
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:
@@ -297,4 +366,6 @@ _MEASURES: Mapping[str, Callable[[Subject, Work], Outcome]] = {
     "pixel-flipping": _pixel_flipping,
     "cosine-convergence": _convergence,
     "manipulation": _manipulation,
+    "tangent-space": _tangent_space,
+    "curvature": _curvature,
 }

@@ -7,10 +7,12 @@ from typing import Any
 
 from veridical.attacks import preset as attack_preset
 from veridical.attributions import method as find_method
-from veridical.auditing.policy import TEST_NAMES
+from veridical.attributions.gradient import Gradient
+from veridical.auditing.movement import BETA, NOT_THE_GRADIENT, RADIUS
 from veridical.checks import NO_DERIVATIVE, check_method, nearest_names
 from veridical.records import SkippedRecord
 from veridical.values import Explainer, explainer_name, is_differentiable
+from veridical.verdicts import TEST_NAMES
 
 DEFAULT_METHODS = (
     "gradient", "gradient-x-input", "integrated-gradients", "smoothgrad", "guided-backprop", "deconvnet",
@@ -23,11 +25,16 @@ DESCRIPTIONS: Mapping[str, str] = {
     "pixel-flipping": "whether the class goes with the pixels that the map calls relevant (advisory)",
     "cosine-convergence": "whether random starting vectors become alike on the way down to the input",
     "manipulation": "whether an invisible change of the image makes its map that of another image (advisory)",
+    "tangent-space": "whether the map lies along the manifold of the images; needs a manifold (advisory)",
+    "curvature": "how far the gradient map can be moved, predicted from the network's curvature (advisory)",
 }
 
 
 MANIPULATION = "default"
 """The attack of the audit, one of `veridical.attacks.PRESETS`: the one that needs no tuning."""
+
+MOST_ALIGNED = 200
+"""Images that are moved onto a manifold at most: their tangent spaces are kept in memory."""
 
 FLIPPED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 """Shares of removed pixels where time allows: dense at first, where the curves differ most."""
@@ -50,6 +57,8 @@ class Preset:
         batch: images in one call of a method; bounds the memory.
         flipped: shares of the pixels that pixel flipping removes.
         orders: random orders that it compares with.
+        curved: images whose curvature is measured at most.
+        curvature_products: of the Hessian with a vector for each of them, half for Lanczos, half as probes.
     """
 
     images: int
@@ -63,14 +72,19 @@ class Preset:
     batch: int = 4
     flipped: tuple[float, ...] = (0.05, 0.15, 0.4)
     orders: int = 3
+    curved: int = 2
+    curvature_products: int = 12
 
 
 PRESETS: Mapping[str, Preset] = {
     "quick": Preset(5, 6, 3, 5, 1, 120, ("gradient",), 10),
-    "standard": Preset(24, 12, 8, 5, 4, 300, ("gradient", "lrp-zplus"), 30, flipped=FLIPPED, orders=5),
+    "standard": Preset(
+        24, 12, 8, 5, 4, 300, ("gradient", "lrp-zplus"), 30, flipped=FLIPPED, orders=5, curved=8,
+        curvature_products=40,
+    ),
     "thorough": Preset(
         200, 24, 200, 5, 20, 300, ("gradient", "gradient-x-input", "lrp-zplus"), 50, flipped=FLIPPED,
-        orders=10,
+        orders=10, curved=50, curvature_products=60,
     ),
 }  # fmt: skip
 """The presets by name. Sixt et al. 2020 used 200 images."""
@@ -78,15 +92,23 @@ PRESETS: Mapping[str, Preset] = {
 
 @dataclass(frozen=True)
 class Task:
-    """One test of one method: the unit of work that is stored, resumed and reported."""
+    """One test of one method on some images: the unit of work that is stored, resumed and reported.
+
+    Attributes:
+        method: its name in the audit.
+        test: its name.
+        span: the first image and the one after the last; None for all images of the test.
+    """
 
     method: str
     test: str
+    span: tuple[int, int] | None = None
 
     @property
     def key(self) -> str:
         """The name of the task's files; the same in every run."""
-        return f"{self.test}--{self.method}"
+        part = "" if self.span is None else f"--{self.span[0]}-{self.span[1]}"
+        return f"{self.test}--{self.method}{part}"
 
 
 def find_preset(name: str) -> Preset:
@@ -114,6 +136,32 @@ def find_tests(names: Sequence[str] | None) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"expected at least one test, got none; known: {', '.join(TEST_NAMES)}")
     return tuple(name for name in TEST_NAMES if name in names)
+
+
+NO_MANIFOLD = (
+    "no manifold was given; fit one to images of this kind with `veridical manifold fit` and pass its "
+    "directory as --manifold (in Python: manifold=), or a decoder of your own with --decoder and --latents"
+)
+
+
+def runnable(tests: tuple[str, ...], *, with_manifold: bool) -> tuple[tuple[str, ...], list[SkippedRecord]]:
+    """The tests that can be run with or without a manifold, and what is left out of all methods.
+
+    Raises:
+        ValueError: no test is left, or a manifold was given and no test asks for it.
+    """
+    if with_manifold:
+        if "tangent-space" not in tests:
+            raise ValueError(
+                f"expected the test tangent-space where a manifold is given, got {', '.join(tests)}; name it "
+                "among the tests, or leave the manifold out"
+            )
+        return tests, []
+    rest = tuple(name for name in tests if name != "tangent-space")
+    if not rest:
+        raise ValueError(f"expected a manifold for the test tangent-space: {NO_MANIFOLD}")
+    left = [SkippedRecord(method="", test="tangent-space", reason=NO_MANIFOLD, applies=False)]
+    return rest, left if rest != tests else []
 
 
 def find_methods(
@@ -189,6 +237,11 @@ def settings_of(preset: Preset, seed: int, images: int) -> dict[str, dict[str, A
             "images": min(preset.convergence_images, images), "vectors": preset.vectors, "seed": seed,
         },
         "manipulation": {"pairs": pairs, **_manipulation(preset), "seed": seed},
+        "tangent-space": {"images": min(MOST_ALIGNED, images), "seed": seed},
+        "curvature": {
+            "images": min(preset.curved, images), "products": preset.curvature_products, "beta": BETA,
+            "radius": RADIUS, "seed": seed,
+        },
     }  # fmt: skip
 
 
@@ -226,6 +279,8 @@ def _left_out(name: str, explainer: Explainer, test: str, preset: Preset, images
     if test == "manipulation" and name not in preset.manipulated:
         named = ", ".join(preset.manipulated)
         return f"this preset manipulates only {named}; name the test to manipulate every method", False
+    if test == "curvature" and not isinstance(explainer, Gradient):
+        return NOT_THE_GRADIENT, False
     if test == "manipulation" and images < 2:
         return "it needs a second image, whose map is the target", False
     return "", True

@@ -1,92 +1,34 @@
 """The audit: every test of every method, stored as it goes, and a verdict on each method at the end."""
 
-import hashlib
-import platform
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Unpack
 
-import torch
 from torch import Tensor, nn
 
-from veridical.auditing.measure import Outcome, Subject, Work, array, measure
-from veridical.auditing.plan import (
-    DESCRIPTIONS,
-    PRESETS,
-    Preset,
-    Task,
-    describe,
-    find_methods,
-    find_preset,
-    find_tests,
-    make_plan,
-    settings_of,
-)
-from veridical.auditing.policy import Policy, load_policy
-from veridical.auditing.result import AuditReport, merge_maps
-from veridical.auditing.store import Store
-from veridical.auditing.verdict import judge
-from veridical.checks import check_deterministic, check_inputs, check_logits, evaluation_mode, resolve_target
-from veridical.records import (
-    EnvironmentRecord,
-    ImageRecord,
-    MethodRecord,
-    ModelRecord,
-    Run,
-    SkippedRecord,
-    TestRecord,
-    write_run,
-)
-from veridical.values import Explainer, Target
+from veridical.auditing.cost import Plan, planned
+from veridical.auditing.digests import state_digest
+from veridical.auditing.executor import MAPS_KEPT, Job, LocalExecutor, Queue
+from veridical.auditing.inputs import Inputs
+from veridical.auditing.lock import locked
+from veridical.auditing.measure import array
+from veridical.auditing.plan import PRESETS, Task
+from veridical.auditing.pooling import Outcome, joined
+from veridical.auditing.preparing import AuditOptions, Prepared, Progress, prepare, unfinished
+from veridical.auditing.result import AuditReport, MapFile, StoredMaps, merge_maps
+from veridical.auditing.store import Store, check_directory
+from veridical.checks import evaluation_mode
+from veridical.records import Score, SkippedRecord, write_run
+from veridical.values import Target
+from veridical.verdicts import judge
 
-
-class Progress(NamedTuple):
-    """Told while an audit runs: `done` of `total` tasks, with the share of the current one in `done`."""
-
-    done: float
-    total: int
-    task: Task
-    state: str
-    """ "running", "finished", "reused" (from the stored run) or "failed"."""
-
-
-class AuditOptions(TypedDict, total=False):
-    """The optional arguments of `audit` that few callers need."""
-
-    methods: Iterable[str | Explainer] | Mapping[str, Explainer] | None
-    tests: Sequence[str] | None
-    policy: Policy | str | Path | None
-    progress: Callable[[Progress], None] | None
-    names: Sequence[str] | None
-    display: Callable[[Tensor], Tensor] | None
-    labels: Callable[[int], str] | None
-    bounds: tuple[Sequence[float], Sequence[float]] | None
-    model_info: Mapping[str, Any] | None
-    command: Sequence[str] | None
-    render: Callable[[Path], Path] | None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """An audit after all arguments were checked."""
-
-    subject: Subject
-    methods: dict[str, Explainer]
-    tests: tuple[str, ...]
-    preset: Preset
-    seed: int
-    settings: dict[str, dict[str, Any]]
-    policy: Policy
-    progress: Callable[[Progress], None]
+UNREADABLE = "its stored result could not be read; run the same command again"
 
 
 def audit(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Inputs,
     *,
     out: str | Path | None = None,
     preset: str = "quick",
@@ -96,12 +38,14 @@ def audit(
 ) -> AuditReport:
     """Find out which explanation methods may be believed for a model, on some images.
 
-    Every test of every method is a task of its own, stored in `out` as soon as it is finished. The same call
-    on an existing run directory resumes it. The model, its mode and the global random state stay as they are.
+    Every test of every method, on a part of the images, is a task of its own, stored in `out` as soon as it
+    is finished. The same call on an existing run directory resumes it. The model, its mode and the global
+    random state stay as they are.
 
     Args:
         model: any module that maps images to logits (N, K).
-        images: float (N, C, H, W), preprocessed for the model; a preset uses at most a certain number.
+        images: float (N, C, H, W), preprocessed for the model, or a source that reads them when they are
+            needed (see `Inputs`); a preset uses at most a certain number.
         out: run directory; None keeps the results in memory (see `AuditReport.save`).
         preset: "quick", "standard" or "thorough", see `PRESETS`.
         target: the explained class of each image; None for the predicted one.
@@ -110,8 +54,13 @@ def audit(
             (a `Policy` or the path of a TOML file), `progress` (called with a `Progress`), `names` of the
             images, `display` (from images to [0, 1] for pictures), `labels` (from a class to its label),
             `bounds` (lowest and highest valid value of each channel, for the manipulation), `model_info`
-            (fields of `ModelRecord`), `command` (for the record), `render` (makes the page of a run
-            directory, as `veridical.report.render`).
+            (fields of `ModelRecord`), `truth` (names of the images' classes, and the model's numbers of these
+            or None), `data_info` (fields of `DataRecord`), `command` (for the record), `render` (makes the
+            page of a run directory, as `veridical.report.render`), `manifold` (for the test tangent-space: a
+            directory of `veridical manifold fit`, a fitted manifold, or a decoder with latents; see
+            `ManifoldLike`), `max_images` (instead of the preset's), `memory_gib` (what a task may use; the
+            images are divided so, without a change of the results), `executor` (who does the tasks:
+            `LocalExecutor()`, or `RayExecutor()`).
 
     Returns:
         Verdicts, scores and maps.
@@ -124,225 +73,143 @@ def audit(
         RuntimeError: a method changed the model.
     """
     directory = None if out is None else Path(out)
-    with evaluation_mode(model):
-        job = _prepare(model, images, (preset, target, seed), options)
-        run = _describe(job, images, preset, options)
-        before = state_digest(model)
-        store = Store(directory, run.settings["configuration"])
-        if directory is not None:
-            write_run(directory, run)
-        outcomes, failed = _work(job, store, run.skipped)
-    if state_digest(model) != before:
-        raise RuntimeError("expected an unchanged model, got other weights; a method changed them")
-    report = _finish(job, run, outcomes, (failed, directory))
     if directory is not None:
-        report.save(directory, options.get("render"))
+        check_directory(directory)
+    with evaluation_mode(model):
+        prepared = prepare(model, images, (preset, target, seed), options, directory)
+        before = state_digest(model)
+        with locked(directory):
+            store = Store(directory, prepared.run.settings["configuration"])
+            if directory is not None:
+                write_run(directory, prepared.run)
+            failed = _work(prepared, store, options)
+            if state_digest(model) != before:
+                raise RuntimeError("expected an unchanged model, got other weights; a method changed them")
+            report = _finish(prepared, store, failed)
+            if directory is not None:
+                report.save(directory, options.get("render"))
     return report
 
 
-def _prepare(
-    model: nn.Module, images: Tensor, chosen: tuple[str, Target, int], options: AuditOptions
-) -> _Job:
-    name, target, seed = chosen
-    preset = find_preset(name)
-    check_inputs(images)
-    if isinstance(target, Tensor) and target.dim() == 1 and len(target) == len(images):
-        target = target[: preset.images]
-    used = images[: preset.images].detach().clone()
-    policy = options.get("policy")
-    methods, tests = find_methods(options.get("methods"), preset), find_tests(options.get("tests"))
-    rules = policy if isinstance(policy, Policy) else load_policy(policy)
-    if "manipulation" in (options.get("tests") or ()):
-        preset = replace(preset, manipulated=tuple(methods))
-    check_deterministic(model, used[:1])
-    with torch.no_grad():
-        targets = resolve_target(check_logits(model(used.clone()), len(used)), target)
-    subject = Subject(
-        model=model,
-        images=used,
-        targets=targets,
-        names=_names(options.get("names"), images)[: len(used)],
-        display=options.get("display") or _stretch,
-        label=options.get("labels") or (lambda index: f"class {index}"),
-        bounds=_bounds(options.get("bounds")),
-    )
-    progress = options.get("progress") or (lambda _: None)
-    return _Job(subject, methods, tests, preset, seed, settings_of(preset, seed, len(used)), rules, progress)
+def plan_audit(
+    model: nn.Module,
+    images: Tensor | Inputs,
+    *,
+    out: str | Path | None = None,
+    preset: str = "quick",
+    target: Target = None,
+    seed: int = 0,
+    **options: Unpack[AuditOptions],
+) -> Plan:
+    """What `audit` with the same arguments would do, and about how long it would take; nothing is written.
+
+    The images are looked at once, as an audit does first, and a forward pass is timed on the first of them.
+
+    Args:
+        model: see `audit`; also all other arguments.
+        images: see `audit`.
+        out: see `audit`; where a run is stored there, what is done already is counted.
+        preset: see `audit`.
+        target: see `audit`.
+        seed: see `audit`.
+        options: see `audit`.
+
+    Returns:
+        Tasks, seconds and bytes; see `Plan`.
+
+    Raises:
+        TypeError: see `audit`.
+        ValueError: see `audit`.
+    """
+    directory = None if out is None else Path(out)
+    with evaluation_mode(model):
+        prepared = prepare(model, images, (preset, target, seed), options, directory)
+        store = Store(directory, prepared.run.settings["configuration"])
+        done = {task for task in prepared.tasks if store.load(task) is not None}
+        return planned(prepared.job, prepared.tasks, done)
 
 
-def _names(names: Sequence[str] | None, images: Tensor) -> tuple[str, ...]:
-    found = tuple(names) if names is not None else tuple(f"image {index}" for index in range(len(images)))
-    if len(found) != len(images) or len(set(found)) != len(found) or "" in found:
-        raise ValueError(f"expected {len(images)} different, non-empty names, got {len(found)}: {found[:5]}")
-    return found
-
-
-def _bounds(bounds: tuple[Sequence[float], Sequence[float]] | None) -> Any:
-    return None if bounds is None else tuple(tuple(float(value) for value in side) for side in bounds)
-
-
-def _stretch(images: Tensor) -> Tensor:
-    """Every image stretched to [0, 1]."""
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)
-
-
-def state_digest(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of the state dict of a model, in its order."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(f"{name}|{value!r}\n".encode())
-    return digest.hexdigest()
-
-
-def _describe(job: _Job, images: Tensor, preset: str, options: AuditOptions) -> Run:
-    """The content of `run.json` before the work."""
-    records = _image_records(job.subject)
-    model = _model_record(job.subject, options)
-    methods = {name: describe(explainer) for name, explainer in job.methods.items()}
-    settings = {
-        "preset": preset,
-        "seed": job.seed,
-        "methods": list(methods),
-        "tests": list(job.tests),
-        "device": str(images.device),
-        "images_given": len(images),
-        "images_used": len(records),
-        "configuration": {
-            "veridical": _version(),
-            "model": model.sha256,
-            "images": {record.name: record.sha256 for record in records},
-            "targets": [record.target for record in records],
-            "methods": {name: text for name, (text, _) in methods.items()},
-            "tests": {name: job.settings[name] for name in job.tests},
-            "seed": job.seed,
-            "device": str(images.device),
-        },
-    }
-    return Run(
-        veridical=_version(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        finished=False,
-        command=list(options.get("command") or ()),
-        settings=settings,
-        environment=_environment(),
-        model=model,
-        images=records,
-        methods={one: MethodRecord(options=text, description=line) for one, (text, line) in methods.items()},
-        tests={
-            one: TestRecord(description=DESCRIPTIONS[one], settings=job.settings[one]) for one in job.tests
-        },
-        policy=job.policy.model_dump(),
-        skipped=make_plan(job.methods, job.tests, job.preset, len(records))[1],
-    )
-
-
-def _model_record(subject: Subject, options: AuditOptions) -> ModelRecord:
-    info = dict(options.get("model_info") or {})
-    info.setdefault("sha256", state_digest(subject.model))
-    info.setdefault("name", type(subject.model).__name__)
-    info.setdefault("parameters", sum(one.numel() for one in subject.model.parameters()))
-    with torch.no_grad():
-        info.setdefault("classes", check_logits(subject.model(subject.images[:1].clone()), 1).shape[1])
-    return ModelRecord(**info)
-
-
-def _image_records(subject: Subject) -> list[ImageRecord]:
-    with torch.no_grad():
-        probabilities = check_logits(subject.model(subject.images.clone()), len(subject.images)).softmax(1)
-    records = []
-    for index, name in enumerate(subject.names):
-        pixels, target = subject.images[index], int(subject.targets[index])
-        content = f"{pixels.dtype}|{tuple(pixels.shape)}|".encode()
-        content += pixels.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        records.append(
-            ImageRecord(
-                name=name,
-                sha256=hashlib.sha256(content).hexdigest(),
-                width=pixels.shape[2],
-                height=pixels.shape[1],
-                target=target,
-                label=subject.label(target),
-                probability=float(probabilities[index, target]),
-            )  # fmt: skip
-        )
-    return records
-
-
-def _environment() -> EnvironmentRecord:
-    return EnvironmentRecord(
-        python=sys.version.split()[0], torch=torch.__version__, platform=platform.platform(),
-        threads=torch.get_num_threads(),
-    )  # fmt: skip
-
-
-def _version() -> str:
-    try:
-        return version("veridical")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _work(
-    job: _Job, store: Store, skipped: Sequence[SkippedRecord]
-) -> tuple[dict[Task, Outcome], list[SkippedRecord]]:
+def _work(prepared: Prepared, store: Store, options: AuditOptions) -> list[SkippedRecord]:
     """Do every task that is not stored yet; a method that cannot explain this model does not end it."""
-    tasks, _ = make_plan(job.methods, job.tests, job.preset, len(job.subject.images))
+    told: Callable[[Progress], None] = options.get("progress") or (lambda _: None)
+    total, failed = len(prepared.tasks), list(prepared.run.skipped)
+    todo, done = [], 0
+    for task in prepared.tasks:
+        if store.load(task) is None:
+            todo.append(task)
+        else:
+            done += 1
+            told(Progress(done, total, task, "reused"))
+    queue = Queue(todo)
+
+    def tell(task: Task, share: float) -> None:
+        told(Progress(done + share, total, task, "running"))
+
+    executor = options.get("executor") or LocalExecutor()
+    with closing(executor.run(prepared.job, queue, tell)) as results:
+        for task, outcome, seconds, reason in results:
+            done += 1
+            if outcome is None:
+                failed = unfinished(failed, task, reason)
+                done += queue.drop(task.method, task.test)
+            else:
+                store.save(task, outcome, seconds)
+            told(Progress(done, total, task, "failed" if outcome is None else "finished"))
+    return failed
+
+
+def _finish(prepared: Prepared, store: Store, failed: list[SkippedRecord]) -> AuditReport:
+    """Join the parts, one method after another, and judge."""
+    job, run = prepared.job, prepared.run
+    tests = {name: record.model_copy(deep=True) for name, record in run.tests.items()}
+    maps: dict[str, MapFile] | StoredMaps = {} if store.directory is None else StoredMaps(store.directory)
+    scores: list[Score] = []
+    for method in job.methods:
+        outcomes, failed = _joined(prepared, store, method, failed)
+        for task, outcome in outcomes.items():
+            scores += outcome.scores
+            tests[task.test].settings.update(outcome.facts)
+        _put(maps, merge_maps(outcomes))
+    _put(maps, _pictures(job))
+    done = run.model_copy(update={"finished": True, "tests": tests, "skipped": failed})
+    done = done.model_copy(update={"verdicts": judge(done, scores, prepared.policy)})
+    return AuditReport(done, tuple(scores), maps, store.directory)
+
+
+def _joined(
+    prepared: Prepared, store: Store, method: str, failed: list[SkippedRecord]
+) -> tuple[dict[Task, Outcome], list[SkippedRecord]]:
+    """The outcomes of one method's tests, and the tests without one."""
     outcomes: dict[Task, Outcome] = {}
-    failed = list(skipped)
-    for place, task in enumerate(tasks):
-        outcome, state = store.load(task), "reused"
-        if outcome is None:
-            job.progress(Progress(place, len(tasks), task, "running"))
-            try:
-                outcome, state = measure(job.subject, _piece(job, task, (place, len(tasks)))), "finished"
-            except Exception as error:
-                # A method may be the user's own or another package's, and fail in any way.
-                failed.append(SkippedRecord(method=task.method, test=task.test, reason=_reason(error)))
-                job.progress(Progress(place + 1, len(tasks), task, "failed"))
-                continue
-            store.save(task, outcome)
-        outcomes[task] = outcome
-        job.progress(Progress(place + 1, len(tasks), task, state))
+    for whole in prepared.whole:
+        if whole.method != method or any((one.method, one.test) == (method, whole.test) for one in failed):
+            continue
+        tasks = [one for one in prepared.tasks if (one.method, one.test) == (method, whole.test)]
+        parts = [outcome for task in tasks if (outcome := store.load(task)) is not None]
+        if len(parts) < len(tasks):
+            failed = unfinished(failed, whole, UNREADABLE)
+        else:
+            outcomes[whole] = joined(parts, prepared.job.seed)
     return outcomes, failed
 
 
-def _piece(job: _Job, task: Task, where: tuple[int, int]) -> Work:
-    place, total = where
-
-    def tick(share: float) -> None:
-        job.progress(Progress(place + share, total, task, "running"))
-
-    return Work(task, job.methods[task.method], job.settings[task.test], job.seed, job.preset.batch, tick)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if not text or not isinstance(error, ValueError | TypeError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= 500 else f"{text[:497]}..."
+def _put(maps: dict[str, MapFile] | StoredMaps, files: Mapping[str, MapFile]) -> None:
+    for name, content in files.items():
+        if isinstance(maps, StoredMaps):
+            maps.put(name, content)
+        else:
+            maps[name] = content
 
 
-def _finish(
-    job: _Job, run: Run, outcomes: Mapping[Task, Outcome], rest: tuple[list[SkippedRecord], Path | None]
-) -> AuditReport:
-    failed, directory = rest
-    scores = tuple(score for outcome in outcomes.values() for score in outcome.scores)
-    tests = {name: record.model_copy(deep=True) for name, record in run.tests.items()}
-    for task, outcome in outcomes.items():
-        tests[task.test].settings.update(outcome.facts)
-    done = run.model_copy(update={"finished": True, "tests": tests, "skipped": failed})
-    done = done.model_copy(update={"verdicts": judge(done, scores, job.policy)})
-    maps = merge_maps(outcomes)
-    maps["images"] = (
-        {"images": array(job.subject.display(job.subject.images))},
-        {"names": list(job.subject.names)},
-    )
-    return AuditReport(done, scores, maps, directory)
+def _pictures(job: Job) -> dict[str, MapFile]:
+    """The images as they are shown, and where there is a manifold their reconstructions."""
+    names = list(job.names[:MAPS_KEPT])
+    shown = array(job.display(job.inputs.read(0, len(names))))
+    found: dict[str, MapFile] = {"images": ({"images": shown}, {"names": names})}
+    if job.manifold is not None:
+        points = array(job.display(job.manifold.points[:MAPS_KEPT]))
+        found["tangent-space/images"] = ({"reconstructions": points}, {"names": names[: len(points)]})
+    return found
 
 
-__all__ = ["PRESETS", "AuditOptions", "Progress", "audit", "state_digest"]
+__all__ = ["PRESETS", "AuditOptions", "Progress", "audit", "plan_audit", "state_digest"]

@@ -3,22 +3,21 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from veridical.auditing.measure import Outcome
+from veridical.auditing.lock import LOCK
 from veridical.auditing.plan import Task
+from veridical.auditing.pooling import Outcome, rows_of, scores_of
 from veridical.records import (
     RUN_FILE,
     RecordError,
-    Score,
     is_temporary,
     read_arrays,
     read_json,
     read_run,
     write_arrays,
-    write_json,
+    write_bytes,
 )
 
 TASKS = "tasks"
@@ -30,7 +29,7 @@ def digest_of(configuration: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """The outcomes of finished tasks, in memory or, with a directory, also on the disk.
+    """The outcomes of finished tasks: on the disk or, without a directory, in memory.
 
     Args:
         directory: the run directory; None keeps everything in memory.
@@ -52,29 +51,29 @@ class Store:
 
     def load(self, task: Task) -> Outcome | None:
         """The stored outcome of a task; None where it is not finished, or the stored one cannot be used."""
-        if task.key not in self._outcomes and self.directory is not None:
-            found = self._read(self.directory / TASKS / task.key)
-            if found is not None:
-                self._outcomes[task.key] = found
-        return self._outcomes.get(task.key)
-
-    def save(self, task: Task, outcome: Outcome) -> None:
-        """Keep an outcome; on the disk the arrays come first and the JSON file marks the task as finished."""
-        self._outcomes[task.key] = outcome
         if self.directory is None:
+            return self._outcomes.get(task.key)
+        return self._read(self.directory / TASKS / task.key, task)
+
+    def save(self, task: Task, outcome: Outcome, seconds: float) -> None:
+        """Keep an outcome; on the disk the arrays come first and the JSON file marks the task as finished."""
+        if self.directory is None:
+            self._outcomes[task.key] = outcome
             return
         stem = self.directory / TASKS / task.key
         if outcome.arrays:
             write_arrays(_with(stem, "safetensors"), outcome.arrays, outcome.metadata)
         content = {
             "digest": self.digest,
-            "scores": [asdict(score) for score in outcome.scores],
+            "seconds": round(seconds, 3),
+            "rows": rows_of(outcome.scores),
             "arrays": sorted(outcome.arrays),
             "facts": outcome.facts,
         }
-        write_json(_with(stem, "json"), content)
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        write_bytes(_with(stem, "json"), (text + "\n").encode())
 
-    def _read(self, stem: Path) -> Outcome | None:
+    def _read(self, stem: Path, task: Task) -> Outcome | None:
         """A damaged or foreign file is as good as none: the task is done again."""
         if not _with(stem, "json").is_file():
             return None
@@ -82,11 +81,11 @@ class Store:
             content = read_json(_with(stem, "json"))
             if content["digest"] != self.digest:
                 return None
-            scores = [Score(**row) for row in content["scores"]]
+            scores = scores_of(content["rows"], task.method, task.test)
             arrays, metadata = read_arrays(_with(stem, "safetensors")) if content["arrays"] else ({}, {})
-        except (RecordError, KeyError, TypeError):
+            return Outcome(scores, arrays, metadata, content["facts"])
+        except (RecordError, KeyError, TypeError, ValueError):
             return None
-        return Outcome(scores, arrays, metadata, content["facts"])
 
 
 def _with(stem: Path, suffix: str) -> Path:
@@ -103,7 +102,8 @@ def check_directory(directory: Path) -> None:
         raise ValueError(f"expected a directory for the run, got the file {directory}; give another --out")
     if not directory.is_dir() or (directory / RUN_FILE).exists():
         return
-    found = sorted(entry.name for entry in directory.iterdir() if not is_temporary(entry))
+    own = (entry for entry in directory.iterdir() if not is_temporary(entry) and entry.name != LOCK)
+    found = sorted(entry.name for entry in own)
     if found:
         raise ValueError(
             f"expected a new or empty directory or an earlier run, got {directory}, which holds {found[0]!r} "

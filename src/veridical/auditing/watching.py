@@ -23,11 +23,15 @@ class Sight:
         pcc: correlation with the target map, the mean over the batch.
         smoothed: whether the map was that of the softplus network.
         predicted: classes with the largest logits (N,); None where the method does not return its logits.
+        images: that were explained (N, C, H, W); an attack's next step changes them.
+        maps: of them (N, H, W), each of sum 1.
     """
 
     pcc: float
     smoothed: bool
     predicted: Tensor | None
+    images: Tensor | None = None
+    maps: Tensor | None = None
 
 
 class Watched:
@@ -65,18 +69,18 @@ class Watched:
     def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
         """The relevance of the explainer inside."""
         relevance = self._inside(model, inputs, target)
-        self._look(model, relevance, None)
+        self._look(model, inputs, relevance, None)
         return relevance
 
     def _watched(self, with_logits: Callable[..., Any]) -> Callable[..., Any]:
         def both(model: nn.Module, inputs: Tensor, target: Target = None) -> Any:
             relevance, logits = with_logits(model, inputs, target)
-            self._look(model, relevance, logits)
+            self._look(model, inputs, relevance, logits)
             return relevance, logits
 
         return both
 
-    def _look(self, model: nn.Module, relevance: object, logits: Tensor | None) -> None:
+    def _look(self, model: nn.Module, inputs: Tensor, relevance: object, logits: Tensor | None) -> None:
         # What is no relevance is refused by the attack itself, with a better message.
         if not isinstance(relevance, Tensor) or relevance.dim() != 4:
             return
@@ -86,4 +90,5 @@ class Watched:
                 return
             found = pearson(maps, self._goal.to(maps)).mean().item()
             predicted = None if logits is None else logits.detach().argmax(1)
-        self._told(Sight(found, isinstance(model, SmoothedModel), predicted))
+        smoothed = isinstance(model, SmoothedModel)
+        self._told(Sight(found, smoothed, predicted, inputs.detach(), maps))

@@ -50,7 +50,8 @@ PatternsFile = Annotated[
     Path | None, typer.Option("--patterns", help="Patterns of patternnet or pattern-attribution: a file.")
 ]
 FitPatterns = Annotated[
-    Path | None, typer.Option("--fit-patterns", help="Fit them on the images of this folder instead.")
+    str | None,
+    typer.Option("--fit-patterns", help="Fit them on these images instead: any form of --images of audit."),
 ]
 Gradient = Annotated[
     str,

@@ -11,8 +11,9 @@ from rich.progress import Progress as Bars
 from torch import Tensor
 
 from veridical.auditing import PRESETS, Patterns, describe, find_methods, fit_patterns
-from veridical.cli.options import find_explainers, stacked, tell_skipped
-from veridical.data import Images, load_folder
+from veridical.cli.images import Choice, read_photographs
+from veridical.cli.options import find_explainers, stacked
+from veridical.data import Images
 from veridical.models import LoadedModel
 from veridical.values import Explainer
 
@@ -42,14 +43,14 @@ MethodMaker = Callable[[LoadedModel], Attacked]
 
 
 def find_method(
-    name: str, patterns: Path | None, folder: Path | None, defense: Callable[[Explainer], Explainer]
+    name: str, patterns: Path | None, folder: str | None, defense: Callable[[Explainer], Explainer]
 ) -> MethodMaker:
     """The method of that name; everything that can be wrong without the network is refused at once.
 
     Args:
         name: a built-in method, or package.module:callable.
         patterns: a file of patterns.
-        folder: images to fit patterns on.
+        folder: images to fit patterns on, see `open_images`.
         defense: from the method to what is attacked; refuses what cannot be attacked.
 
     Raises:
@@ -62,7 +63,7 @@ def find_method(
     if patterns is not None:
         found = replace(found, patterns=patterns)  # type: ignore[type-var]
     defense(found)
-    images = None if folder is None else load_folder(folder)
+    images = None if folder is None else read_photographs(folder, Choice(), later=True)
 
     def make(loaded: LoadedModel) -> Attacked:
         fitted = None if images is None else _fitted(loaded, images)
@@ -71,7 +72,7 @@ def find_method(
         facts: dict[str, Any] = {"name": name, "options": describe(explainer)[0]}
         source = patterns or folder
         if source is not None:
-            facts["patterns"] = _described(whole, source, images)
+            facts["patterns"] = _described(whole, Path(source), images)
         return Attacked(explainer, facts, fitted)
 
     return make
@@ -83,7 +84,7 @@ def _one(method: str) -> str:
     return method
 
 
-def _check_source(name: str, found: Explainer, patterns: Path | None, folder: Path | None) -> None:
+def _check_source(name: str, found: Explainer, patterns: Path | None, folder: str | None) -> None:
     if patterns is not None and folder is not None:
         raise ValueError("expected one source of patterns, got --patterns and --fit-patterns; give one")
     takes = is_dataclass(found) and hasattr(found, "patterns")
@@ -97,7 +98,6 @@ def _check_source(name: str, found: Explainer, patterns: Path | None, folder: Pa
 
 
 def _fitted(loaded: LoadedModel, images: Images) -> Patterns:
-    tell_skipped(images)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("fitting patterns", total=len(images))

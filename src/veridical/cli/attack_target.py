@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from veridical.auditing import array_target, image_target, region_target, text_target, uniform_target
+from veridical.checks import check_logits
 from veridical.data import load_map
 from veridical.data.images import decode, digest, read_file
 from veridical.models import LoadedModel
@@ -50,7 +51,7 @@ def _image(file: Path) -> TargetMaker:
             )
         found = image_target(loaded.module, other, explainer)
         with torch.no_grad():
-            predicted = int(loaded.module(other).argmax(1))
+            predicted = int(check_logits(loaded.module(other), 1).argmax(1))
         return found, {
             "kind": "image", "file": file.name, "sha256": digest(content),
             "input_sha256": FixedTensor(other).digest, "class": predicted, "label": loaded.label(predicted),

@@ -18,22 +18,38 @@ from veridical.auditing import (
     Progress,
     audit,
     check_directory,
+    check_memory,
     find_methods,
     find_tests,
     load_policy,
+    plan_audit,
 )
 from veridical.checks import nearest_names
-from veridical.cli.errors import names, one_line_errors
-from veridical.cli.options import (
-    Device,
-    Folder,
-    Material,
-    Methods,
-    Model,
-    Weights,
-    find_explainers,
-    load_material,
+from veridical.cli.audit_manifold import Decoder, Latents, Manifold, find_manifold
+from veridical.cli.audit_work import (
+    Audited,
+    ExecutorName,
+    MemoryGib,
+    PlanOnly,
+    RayAddress,
+    Workers,
+    find_executor,
+    load_audited,
+    print_plan,
 )
+from veridical.cli.errors import names, one_line_errors
+from veridical.cli.images import (
+    Choice,
+    Explained,
+    Limit,
+    MaxBroken,
+    Place,
+    check_target,
+    data_facts,
+    find_target,
+)
+from veridical.cli.options import Device, Json, Methods, Model, Normalization, Weights, find_explainers
+from veridical.data import MAX_BROKEN
 from veridical.records import Run
 from veridical.report import render
 from veridical.values import Explainer
@@ -42,7 +58,6 @@ Tests = Annotated[str | None, typer.Option("--tests", help="Names, separated by 
 Preset = Annotated[str, typer.Option("--preset", help="quick, standard or thorough.")]
 Out = Annotated[Path, typer.Option("--out", help="The run directory; an earlier run is resumed.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
-Executor = Annotated[str, typer.Option("--executor", help="local.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="A policy file; default: the package's.")]
 
 MARKS = {"believable": "green", "not believable": "red", "not decided": "yellow"}
@@ -51,55 +66,81 @@ MARKS = {"believable": "green", "not believable": "red", "not decided": "yellow"
 def command(  # noqa: PLR0913 - the options of a command line are its parameters
     model: Model = "demo",
     weights: Weights = None,
-    images: Folder = None,
+    preprocessing: Normalization = None,
+    images: Place = None,
+    limit: Limit = None,
+    max_broken: MaxBroken = MAX_BROKEN,
+    target: Explained = "predicted",
     methods: Methods = None,
     tests: Tests = None,
     preset: Preset = "quick",
     out: Out = Path("veridical-run"),
     device: Device = "cpu",
     seed: Seed = 0,
-    executor: Executor = "local",
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    memory_gib: MemoryGib = None,
     policy: PolicyFile = None,
+    manifold: Manifold = None,
+    decoder: Decoder = None,
+    latents: Latents = None,
+    plan: PlanOnly = False,
+    as_json: Json = False,
 ) -> None:
     """Test explanation methods on a model and photographs, and write a run directory with a report."""
     resume = f"interrupted; finished work is kept in {out}: run the same command again to go on"
     with one_line_errors(resume):
+        check_target(target)
         explainers = find_explainers(methods)
-        _check(executor, preset, out, explainers)
+        _check(preset, out, explainers, as_json and not plan)
+        check_memory(memory_gib)
+        doer = find_executor(executor, ray_address, workers)
         find_tests(names(tests))
-        rules = load_policy(policy)
-        material = load_material(model, weights, images, device, limit=PRESETS[preset].images)
+        rules, surface = load_policy(policy), find_manifold(manifold, decoder, latents)
+        choice = Choice(limit, seed, max_broken, most=PRESETS[preset].images)
+        material = load_audited(model, weights, images, device, choice, preprocessing)
+        options: dict[str, Any] = {
+            "out": out, "preset": preset, "seed": seed, "methods": explainers, "tests": names(tests),
+            "policy": rules, "manifold": surface, "target": find_target(target, material.labels),
+            "max_images": limit, "memory_gib": memory_gib, **_facts(material, choice),
+        }  # fmt: skip
+        if plan:
+            print_plan(plan_audit(material.loaded.module, material.inputs, **options), as_json)
+            return
         with _progress() as told:
             report = audit(
-                material.loaded.module, material.inputs, out=out, preset=preset, seed=seed,
-                methods=explainers, tests=names(tests), policy=rules, progress=told,
-                command=["veridical", *sys.argv[1:]], render=render, **_facts(material),
+                material.loaded.module, material.inputs, progress=told, executor=doer, render=render,
+                command=["veridical", *sys.argv[1:]], **options,
             )  # fmt: skip
         _print_verdicts(report)
         typer.echo(str((out / "report.html").resolve()))
 
 
-def _check(executor: str, preset: str, out: Path, methods: list[str | Explainer] | None) -> None:
+def _check(preset: str, out: Path, methods: list[str | Explainer] | None, json_alone: bool) -> None:
     """Refuse what would fail later, before the model is loaded."""
-    if executor != "local":
-        raise ValueError(f"expected a supported executor (local), got {executor!r}; use --executor local")
+    if json_alone:
+        raise ValueError("expected --json only with --plan, got it alone; run.json has the results of a run")
     if preset not in PRESETS:
         raise ValueError(f"expected a preset, got {preset!r}; {nearest_names(preset, PRESETS)}")
     check_directory(out)
     find_methods(methods, PRESETS[preset])
 
 
-def _facts(material: Material) -> dict[str, Any]:
+def _facts(material: Audited, choice: Choice) -> dict[str, Any]:
     """What the record and the pictures of a run need to know of model and images."""
-    loaded = material.loaded
+    loaded, labels = material.loaded, material.labels
     return {
+        "truth": None if labels is None else (labels.names, labels.numbers),
+        "data_info": data_facts(material.photographs, choice, labels),
         "names": material.photographs.names,
-        "display": material.display,
+        "display": loaded.preprocessing.denormalize,
         "labels": loaded.label,
         "bounds": material.bounds(),
         "model_info": {
             "name": loaded.name, "source": loaded.source, "sha256": loaded.sha256,
             "parameters": loaded.parameters, "preprocessing": loaded.preprocessing.as_dict(),
+            "output": loaded.output,
         },
     }  # fmt: skip
 

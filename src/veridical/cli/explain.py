@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from io import BytesIO
 from itertools import chain, count
 from pathlib import Path, PurePath
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -17,42 +17,78 @@ from torch import Tensor
 from veridical.auditing import PRESETS, find_methods
 from veridical.checks import check_relevance
 from veridical.cli.errors import one_line_errors
-from veridical.cli.options import Device, Folder, Methods, Model, Weights, find_explainers, load_material
+from veridical.cli.images import (
+    Choice,
+    Explained,
+    Limit,
+    MaxBroken,
+    Place,
+    check_target,
+    data_facts,
+    find_target,
+)
+from veridical.cli.options import (
+    Device,
+    Material,
+    Methods,
+    Model,
+    Normalization,
+    Weights,
+    find_explainers,
+    load_material,
+)
+from veridical.data import MAX_BROKEN
 from veridical.records import write_arrays, write_bytes
 
 Out = Annotated[Path, typer.Option("--out", help="The directory to write to.")]
-Target = Annotated[int | None, typer.Option("--target", help="The explained class; default: predicted.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the images that --limit draws.")]
 
 
 def command(  # noqa: PLR0913 - the options of a command line are its parameters
     model: Model = "demo",
     weights: Weights = None,
-    images: Folder = None,
+    preprocessing: Normalization = None,
+    images: Place = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    max_broken: MaxBroken = MAX_BROKEN,
     methods: Methods = None,
     out: Out = Path("veridical-maps"),
-    target: Target = None,
+    target: Explained = "predicted",
     device: Device = "cpu",
 ) -> None:
     """Write the map of every image by every method, as safetensors and as PNG."""
     with one_line_errors():
+        check_target(target)
         explainers = find_methods(find_explainers(methods), PRESETS["standard"])
-        material = load_material(model, weights, images, device)
-        pictures = picture_names(material.photographs.names)
+        choice = Choice(limit, seed, max_broken)
+        material = load_material(model, weights, images, device, choice, preprocessing)
+        wanted = find_target(target, material.labels)
+        targets = wanted.split(1) if isinstance(wanted, Tensor) else [wanted] * len(material.inputs)
+        facts = _facts(material, choice)
+        pictures: list[str] = facts["pictures"]
         for name, explainer in explainers.items():
             relevance = np.concatenate(
                 [
-                    _explained(explainer(material.loaded.module, one, target), one, name)
-                    for one in material.inputs.split(1)
+                    _explained(explainer(material.loaded.module, one, target_of_one), one, name)
+                    for one, target_of_one in zip(material.inputs.split(1), targets, strict=True)
                 ]
             )
-            write_arrays(
-                out / f"{name}.safetensors",
-                {"relevance": relevance},
-                {"images": list(material.photographs.names), "pictures": pictures},
-            )
+            write_arrays(out / f"{name}.safetensors", {"relevance": relevance}, facts)
             for picture, values in zip(pictures, relevance.sum(1), strict=True):
                 _write_picture(out / name / picture, values)
             typer.echo(str(out / f"{name}.safetensors"))
+
+
+def _facts(material: Material, choice: Choice) -> dict[str, Any]:
+    """What is stored with the maps: names, labels where there are some, and where the images come from."""
+    names, labels = material.photographs.names, material.labels
+    return {
+        "images": list(names),
+        "pictures": picture_names(names),
+        "data": data_facts(material.photographs, choice, labels),
+        "truth": None if labels is None else {"names": labels.names, "numbers": labels.numbers},
+    }
 
 
 def picture_names(images: Iterable[str]) -> list[str]:

@@ -9,13 +9,19 @@ import typer
 from torch import Tensor
 
 from veridical.cli.errors import names
-from veridical.data import Images, load_folder, sample_photographs
+from veridical.cli.images import Choice, Labels, labels_of, read_photographs
+from veridical.data import Images
 from veridical.models import LoadedModel, find_importable, load_model
 from veridical.values import Explainer
 
-Model = Annotated[str, typer.Option("--model", help="demo, torchvision:NAME or package.module:callable.")]
+Model = Annotated[str, typer.Option("--model", help="A specification: see veridical models.")]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A state dict for the model.")]
-Folder = Annotated[Path | None, typer.Option("--images", help="A folder of photographs; default: bundled.")]
+Normalization = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing", help="none: values in [0, 1]; or a JSON file. Default: what comes with the model."
+    ),
+]
 Methods = Annotated[
     str | None, typer.Option("--methods", help="Names or package.module:callable, separated by commas.")
 ]
@@ -25,11 +31,12 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 
 @dataclass(frozen=True)
 class Material:
-    """A model and its images, ready for it."""
+    """A model and its images, ready for it; `labels` where the images have some."""
 
     loaded: LoadedModel
     photographs: Images
     inputs: Tensor
+    labels: Labels | None = None
 
     def display(self, inputs: Tensor) -> Tensor:
         """The images as they can be shown, in [0, 1]."""
@@ -51,12 +58,17 @@ def find_explainers(text: str | None) -> list[str | Explainer] | None:
     return None if found is None else [find_importable(one) if ":" in one else one for one in found]
 
 
-def load_material(
-    spec: str, weights: Path | None, folder: Path | None, device: str, limit: int | None = None
+def load_material(  # noqa: PLR0913 - the options that say what is explained
+    spec: str,
+    weights: Path | None,
+    place: str | None,
+    device: str,
+    choice: Choice,
+    preprocessing: str | None = None,
 ) -> Material:
     """Read model and images.
 
-    What in the folder could not be used is named on stderr.
+    What of the images could not be used is named on stderr. `preprocessing` is the text of that option.
 
     Raises:
         ValueError: the model, the device or the images cannot be used.
@@ -64,19 +76,13 @@ def load_material(
     """
     # Softplus and small relevances are full of denormal numbers, which slow CPU kernels several times.
     torch.set_flush_denormal(True)
-    place = find_device(device)
-    loaded = load_model(spec, weights)
-    photographs = sample_photographs(limit) if folder is None else load_folder(folder, limit)
-    tell_skipped(photographs)
-    inputs = stacked([loaded.preprocessing.apply(image) for image in photographs.images])
-    loaded.module.to(place)
-    return Material(loaded, photographs, inputs.to(place))
-
-
-def tell_skipped(photographs: Images) -> None:
-    """Name on stderr what could not be used."""
-    for name, reason in photographs.skipped:
-        typer.echo(f"skipped {name}: {reason}", err=True)
+    choice.check()
+    where = find_device(device)
+    loaded = load_model(spec, weights, preprocessing=preprocessing)
+    photographs = read_photographs(place, choice)
+    inputs = stacked([loaded.preprocessing.apply(image) for image in photographs.images]).to(where)
+    loaded.module.to(where)
+    return Material(loaded, photographs, inputs, labels_of(photographs, loaded, inputs))
 
 
 def stacked(tensors: list[Tensor]) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from veridical.cli.errors import names, one_line_errors
+from veridical.serving import LOOPBACK, web_address
 from veridical.study import Answers, StudyPlan, StudyServer, analyze, prepare, read_study, write_analysis
 from veridical.study.account import markdown
-from veridical.study.server import LOOPBACK, link, web_address
+from veridical.study.server import link
 
 PORT = 8377
 

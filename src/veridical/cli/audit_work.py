@@ -1,0 +1,152 @@
+"""How an audit's work is divided and done, what it will cost, and its images read when they are needed."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from veridical.auditing import Executor, LocalExecutor, Plan, RayExecutor
+from veridical.checks import nearest_names
+from veridical.cli.images import Choice, Labels, labels_of, read_photographs
+from veridical.cli.options import find_device, stacked
+from veridical.data import Images
+from veridical.models import LoadedModel, load_model
+
+EXECUTORS = ("local", "ray")
+
+ExecutorName = Annotated[str, typer.Option("--executor", help="local, or ray for many machines and GPUs.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="Of a running cluster; default: one on this machine.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", help="Of ray; default: as many as have room.")]
+MemoryGib = Annotated[
+    float | None, typer.Option("--memory-gib", help="What a task may use; default: 4, or as the stored run.")
+]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done and its cost, and stop.")]
+
+
+def find_executor(name: str, address: str | None, workers: int | None) -> Executor:
+    """The executor of that name.
+
+    Raises:
+        ValueError: there is none, or an option belongs to another one or is out of range.
+    """
+    if name not in EXECUTORS:
+        raise ValueError(f"expected an executor, got {name!r}; {nearest_names(name, EXECUTORS)}")
+    if name == "ray":
+        return RayExecutor(address, workers)
+    for option, value in (("--ray-address", address), ("--workers", workers)):
+        if value is not None:
+            raise ValueError(f"expected {option} only with --executor ray, got {value!r}; leave it out")
+    return LocalExecutor()
+
+
+@dataclass(frozen=True, eq=False)
+class PhotographInputs:
+    """Photographs as a network takes them, preprocessed anew at every reading."""
+
+    photographs: Images
+    preprocess: Callable[[Any], Tensor]
+    device: torch.device
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.photographs)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Some of them, (stop - start, C, H, W).
+
+        Raises:
+            ValueError: they have different sizes, or a file was changed and cannot be used now.
+            OSError: a file is no longer there.
+        """
+        return stacked([self.preprocess(one) for one in self.photographs.images[start:stop]]).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Audited:
+    """A model and its images, which are not in memory; `labels` where the images have some."""
+
+    loaded: LoadedModel
+    photographs: Images
+    inputs: PhotographInputs
+    labels: Labels | None
+
+    def bounds(self) -> tuple[list[float], list[float]]:
+        """Black and white as the model sees them, one number a channel."""
+        low, high = self.loaded.preprocessing.bounds()
+        return low.flatten().tolist(), high.flatten().tolist()
+
+
+def load_audited(  # noqa: PLR0913 - the options that say what is audited
+    spec: str,
+    weights: Path | None,
+    place: str | None,
+    device: str,
+    choice: Choice,
+    preprocessing: str | None = None,
+) -> Audited:
+    """Read a model, and look at the images; what of them cannot be used is named on stderr.
+
+    `preprocessing` is the text of that option.
+
+    Raises:
+        ValueError: the model, the device or the images cannot be used.
+        OSError: a file does not exist.
+    """
+    # Softplus and small relevances are full of denormal numbers, which slow CPU kernels several times.
+    torch.set_flush_denormal(True)
+    choice.check()
+    where = find_device(device)
+    loaded = load_model(spec, weights, preprocessing=preprocessing)
+    photographs = read_photographs(place, choice, later=True)
+    loaded.module.to(where)
+    inputs = PhotographInputs(photographs, loaded.preprocessing.apply, where)
+    return Audited(loaded, photographs, inputs, labels_of(photographs, loaded, inputs.read(0, 1)))
+
+
+def print_plan(plan: Plan, as_json: bool) -> None:
+    """A table of the tests with their cost, or JSON."""
+    totals = {"tasks": plan.tasks, "done": plan.done, "seconds": round(plan.seconds, 1), "bytes": plan.bytes}
+    if as_json:
+        content = {**totals, **asdict(plan), "images_in_a_task": plan.chunk}
+        content.pop("chunk")
+        typer.echo(json.dumps(content, indent=1))
+        return
+    table = Table("method", "test", "images", "tasks", "done", "forward passes", "time", "storage")
+    for line in plan.lines:
+        table.add_row(
+            line.method, line.test, f"{line.images:,}", f"{line.tasks:,}", f"{line.done:,}",
+            f"{line.passes:,.0f}", duration(line.seconds), storage(line.bytes),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    left = f"about {duration(plan.seconds)} of one worker for what is not done"
+    console.print(
+        f"{plan.tasks:,} tasks of at most {plan.chunk} images, {plan.done:,} done; {left}, {plan.error}; "
+        f"{storage(plan.bytes)} on the disk; {1000 * plan.probe.forward:.3g} ms a forward pass of an image",
+        markup=False,
+    )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of the size that people use."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def storage(count: int) -> str:
+    """Bytes in words of the size that people use."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
