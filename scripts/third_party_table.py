@@ -209,8 +209,8 @@ ROWS = (
     data_row(
         "CIFAR ResNet-20", "networks_real:CifarResNet", "resnet20_cifar10.pt", "cifar10/test.zip", COLOR
     ),
-    data_row("LeNet", "networks_real:LeNet", "mnist_lenet5_clean.pt", "MNIST", GRAY),
-    data_row("LeNet, adversarial", "networks_real:LeNet", "mnist_lenet5_linf_adv.pt", "MNIST", GRAY),
+    data_row("LeNet", "networks_real:LeNet", "mnist_lenet5_clean.pt", "MNIST/raw", GRAY),
+    data_row("LeNet, adversarial", "networks_real:LeNet", "mnist_lenet5_linf_adv.pt", "MNIST/raw", GRAY),
     exported_row("resnet18"),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from veridical.models import LoadedModel, Preprocessing, load_model, model_specs, state_digest
+from veridical.models.checkpoints import load_weights
 
 NETWORKS = """
 import torch
@@ -139,6 +140,14 @@ def test_weights_in_other_wrappings(networks, weights, tmp_path):
     torch.save(nn.DataParallel(module).state_dict(), tmp_path / "parallel.pt")
     for name in ("weights.safetensors", "checkpoint.pt", "parallel.pt"):
         assert load_model(f"{networks}:Tiny", str(tmp_path / name)).sha256 == state_digest(module)
+
+
+def test_weights_of_a_time_that_did_not_count_batches(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).eval()
+    state = {name: value + 1 for name, value in module.state_dict().items() if "num_batches" not in name}
+    torch.save(state, tmp_path / "old.pt")
+    load_weights(module, tmp_path / "old.pt")
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in state.items())
 
 
 def test_missing_weights_file(networks):

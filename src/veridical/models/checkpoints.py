@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 SHOWN = 5
+COUNT = "num_batches_tracked"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -62,6 +63,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ValueError: the file is no state dict, or keys or shapes differ; all kinds of difference are listed.
     """
     state, own = read_state_dict(path), module.state_dict()
+    # Files older than torch 0.4.1 do not count batches, and evaluation never reads the count.
+    state |= {name: own[name] for name in own if name.endswith(COUNT) and name not in state}
     shapes = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in own.items()
