@@ -66,10 +66,14 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 
 def _average_ranks(rows: Tensor) -> Tensor:
     """Ranks 1..D along each row of (N, D); tied values share the mean of their ranks."""
-    ordered = rows.sort(dim=1).values
-    below = torch.searchsorted(ordered, rows, right=False)
-    up_to = torch.searchsorted(ordered, rows, right=True)
-    ranks = (below + up_to + 1).to(rows.dtype) / 2
+    ordered, order = rows.sort(dim=1)
+    place = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = starts.roll(-1, dims=1)  # the first value starts a run, so the last ends one
+    first = torch.where(starts, place, 0).cummax(dim=1).values
+    last = torch.where(ends, place, place.shape[1] - 1).flip(1).cummin(dim=1).values.flip(1)
+    ranks = torch.empty_like(rows).scatter_(1, order, (first + last).to(rows.dtype) / 2 + 1)
     return torch.where(rows.isnan().any(dim=1, keepdim=True), torch.nan, ranks)
 
 
