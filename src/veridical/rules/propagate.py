@@ -1,10 +1,9 @@
 """Propagate relevance backward over a recorded forward pass."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
@@ -151,14 +150,11 @@ def _vectors_at_once(trace: Trace, operations: Sequence[Operation], count: int) 
     return max(1, min(count, _MANY // max(1, largest)))
 
 
-def _abreast(
-    operations: Iterable[Operation], parts: Sequence[tuple["_Sweep", Tensor]], until: str | None
-) -> list[Propagation]:
-    """The rest of several sweeps side by side: of a lean trace, each operation is seen only once."""
-    for operation in operations:
-        if any([sweep._passed(operation, start, until) for sweep, start in parts]):
-            break
-    return [sweep._end(start, until) for sweep, start in parts]
+def _forgetting(operations: list[Operation]) -> Iterator[Operation]:
+    """Each operation once; none is kept."""
+    operations.reverse()
+    while operations:
+        yield operations.pop()
 
 
 def _joined(parts: list[Propagation]) -> Propagation:
@@ -243,12 +239,11 @@ class _Sweep:
         for operation in operations:
             size = _vectors_at_once(self.trace, (operation,), len(start))
             if size < len(start) and self.rules.lift is None and self._reached(operation):
-                parts = list(zip(self._parted(size), start.split(size), strict=True))
-                rest = chain([operation], operations)
-                if self.trace.lean:
-                    return _joined(_abreast(rest, parts, until))
-                left = list(rest)
-                return _joined([sweep._down(iter(left), part, until) for sweep, part in parts])
+                *sweeps, last = zip(self._parted(size), start.split(size), strict=True)
+                rest = [operation, *operations]
+                del operation
+                found = [sweep._down(iter(rest), part, until) for sweep, part in sweeps]
+                return _joined([*found, last[0]._down(_forgetting(rest), last[1], until)])
             if self._passed(operation, start, until):
                 break
         return self._end(start, until)
