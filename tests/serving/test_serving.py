@@ -1,3 +1,4 @@
+import socket
 import threading
 from http.client import HTTPConnection
 
@@ -52,3 +53,12 @@ def test_a_failure_is_told_without_its_text(ask):
 def test_an_address_and_a_refusal():
     assert web_address("::1", 80) == "http://[::1]:80" and web_address(LOOPBACK, 80) == "http://127.0.0.1:80"
     assert (Refused(404, "no").status, str(Refused(404, "no"))) == (404, "no")
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"127\.0\.0\.1:{port} .*in use.*--port"):
+            LocalServer("127.0.0.1", port, Handler)

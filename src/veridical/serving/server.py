@@ -64,7 +64,14 @@ class LocalServer(ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         if ":" in host:
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), handler)
+        try:
+            super().__init__((host, port), handler)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"expected an address that can be served, got {web_address(host, port)} "
+                f"({(error.strerror or str(error)).lower()}); give another --port, or --host",
+            ) from error
 
     @property
     def address(self) -> str:
