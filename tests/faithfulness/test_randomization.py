@@ -126,6 +126,17 @@ def test_cascade():
     assert torch.equal(result.target, model(x).argmax(1))
 
 
+def test_only_the_first_maps_are_kept_where_wished():
+    model, x = Block(), images()
+    whole = cascading_randomization(model, x, gradient)
+    for kept in (0, 1):
+        found = cascading_randomization(model, x, gradient, kept=kept)
+        assert torch.equal(found.maps, whole.maps[:, :kept])
+        assert torch.equal(found.similarity, whole.similarity)
+    with pytest.raises(ValueError, match="got -1; None keeps all"):
+        cascading_randomization(model, x, gradient, kept=-1)
+
+
 def test_a_map_that_ignores_the_network_scores_one():
     result = cascading_randomization(Block(), images(), lambda model, x, target=None: x.clone())
     torch.testing.assert_close(result.similarity, torch.ones_like(result.similarity))

@@ -16,6 +16,7 @@ from veridical.metrics import (
     protocol,
     spearman,
 )
+from veridical.metrics.protocols import mirrored, normalize
 
 
 def maps(count=3, side=48, seed=0):
@@ -37,6 +38,28 @@ def test_every_measure_is_what_its_name_says():
     torch.testing.assert_close(found["hog-8"], hog_similarity(a, b, "hog-8"))
     plain = compare_maps(a, b, "plain", ("mse",))[1]["mse"]
     torch.testing.assert_close(plain, mse(a, b))
+
+
+def test_a_pair_is_compared_as_if_alone():
+    a, b = maps(9, 60, seed=1), maps(9, 60, seed=2) - maps(9, 60, seed=1)  # four at a time
+    b[3] = 0.5
+    together = compare_maps(a, b, "sixt2020", MEASURES)
+    for index in range(9):
+        similarity, found = compare_maps(a[index, None], b[index, None], "sixt2020", MEASURES)
+        torch.testing.assert_close(similarity.values, together[0].values[index, None], equal_nan=True)
+        assert torch.equal(similarity.flipped, together[0].flipped[index, None])
+        for name in MEASURES:
+            torch.testing.assert_close(found[name], together[1][name][index, None], equal_nan=True)
+    assert together[1]["ssim"].isnan().tolist() == [index == 3 for index in range(9)]
+
+
+@pytest.mark.parametrize("name", ["sixt2020", "adebayo2018", "plain"])
+@pytest.mark.parametrize("swapped", [True, False])
+def test_the_negative_maps_need_no_second_normalization(name, swapped):
+    how, signed = protocol(name, swapped=swapped), maps()
+    torch.testing.assert_close(
+        mirrored(normalize(signed, how), how), normalize(-signed, how), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["hog", "hog-8"])

@@ -86,7 +86,7 @@ def explained(
         images = inputs[rows].detach()
         found = method(model, images, target[rows])
         parts.append(check_relevance(found, images, explainer_name(method), finite=finite).detach())
-    return torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 Choice = Callable[[Tensor, slice], Sequence[Tensor]]

@@ -62,6 +62,8 @@ class RandomizationSettings:
         seed: of the random weights.
         measures: what `CascadingRandomization.measures` holds: names out of `veridical.metrics.MEASURES`,
             all of the same maps.
+        kept: how many images, the first ones, `CascadingRandomization.maps` holds; None is all. The maps of
+            S steps for N images are S times as large as those of the network as it is.
     """
 
     order: Order = "cascading"
@@ -72,15 +74,18 @@ class RandomizationSettings:
     batch: int | None = None
     seed: int = 0
     measures: tuple[str, ...] = ("ssim",)
+    kept: int | None = None
 
     def __post_init__(self) -> None:
         """Check the choices.
 
         Raises:
             TypeError: if steps is of another type, or measures is one text.
-            ValueError: if a choice does not exist.
+            ValueError: if a choice does not exist or a number is negative.
         """
         check_measures(self.measures)
+        if self.kept is not None and self.kept < 0:
+            raise ValueError(f"expected a number of images to keep, got {self.kept}; None keeps all")
         if self.order not in ORDERS:
             raise ValueError(f"expected order {', '.join(ORDERS)}, got {self.order!r}; choose one of them")
         if self.initialization not in INITIALIZATIONS:
@@ -106,7 +111,8 @@ class CascadingRandomization:
         similarity: float64 (S, N), SSIM under the protocol; NaN where a map was constant.
         measures: float64 (S, N) for each of the settings' measures; NaN where a map was constant.
         flipped: bool (S, N), True where the negative of the randomized map was more like the original.
-        maps: (S, N, H, W) of the randomized networks, after the channel reduction.
+        maps: (S, N, H, W) of the randomized networks, after the channel reduction; of the first `kept` images
+            where the settings say so.
         original: (N, H, W) of the network as it is.
         target: LongTensor (N,), the explained class, fixed to that of the network as it is.
         reduction: the channel reduction that was used.
@@ -258,7 +264,7 @@ def cascading_randomization(
             `RandomLogit.relevance`; None asks it.
         progress: called with steps done and steps in all.
         settings: fields of `RandomizationSettings`: order, steps, protocol, reduction, initialization,
-            batch, seed, measures.
+            batch, seed, measures, kept.
 
     Returns:
         Similarities and maps for every step.
@@ -284,13 +290,15 @@ def cascading_randomization(
         relevance = explained(network, images, method, classes, chosen.batch)
     original = reduce_channels(relevance.detach(), reduction)
     kept = for_any_weights(method)
-    randomized, scores, measures = [], [], []
-    for group in groups:
+    randomized = original.new_empty((len(groups), *original[: chosen.kept].shape))  # at once: no gaps
+    scores, measures = [], []
+    for step, group in enumerate(groups):
         before = assign(group)
         # A rule may overflow on random weights: that step is not measured, the others are.
         found = explained(network, images, kept, classes, chosen.batch, finite=False)
-        randomized.append(reduce_channels(found, reduction))
-        score, further = compare_maps(original, randomized[-1], chosen.protocol, chosen.measures)
+        maps = reduce_channels(found, reduction)
+        randomized[step] = maps[: chosen.kept]
+        score, further = compare_maps(original, maps, chosen.protocol, chosen.measures)
         scores.append(score)
         measures.append(further)
         if chosen.order == "independent":
@@ -302,7 +310,7 @@ def cascading_randomization(
         similarity=torch.stack([score.values for score in scores]),
         measures={name: torch.stack([one[name] for one in measures]) for name in chosen.measures},
         flipped=torch.stack([score.flipped for score in scores]),
-        maps=torch.stack(randomized),
+        maps=randomized,
         original=original,
         target=classes,
         reduction=reduction,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 
-def paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both batches in float64, after a check that they can be compared sample by sample.
+def check_pairs(first: Tensor, second: Tensor) -> None:
+    """Check that two batches can be compared sample by sample.
 
     Raises:
         TypeError: if one of them is no tensor.
@@ -26,4 +26,9 @@ def paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
             f"expected at least one sample with at least one value, got shape {tuple(first.shape)}; "
             "add the batch dimension of a single map with map[None]"
         )
+
+
+def paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both batches in float64, after `check_pairs`."""
+    check_pairs(first, second)
     return first.to(torch.float64), second.to(torch.float64)

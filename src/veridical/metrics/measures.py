@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from veridical.checks import nearest_names
-from veridical.metrics._pairs import paired
+from veridical.metrics._pairs import check_pairs, paired
 from veridical.metrics.correlation import pearson, spearman
 from veridical.metrics.orientations import HOGS, hog_similarity
 from veridical.metrics.protocols import (
@@ -28,6 +28,9 @@ from veridical.metrics.protocols import (
     map_similarity,
     protocol,
 )
+
+_AT_ONCE = 2**14
+"""Values of the maps that are compared at a time: what lies between them stays in the processor's cache."""
 
 _Measure = Callable[[Tensor, Tensor, SimilarityProtocol], Tensor]
 
@@ -95,13 +98,27 @@ def compare_maps(
         ValueError: if the shapes differ, are not (N, H, W) or too small, or a name is unknown.
     """
     check_measures(measures)
+    check_pairs(first, second)
     chosen = protocol(how)
-    similarity = map_similarity(first, second, chosen)
+    count = max(1, _AT_ONCE // first[0].numel())
+    pairs = zip(first.split(count), second.split(count), strict=True)
+    parts = [_compared(one, other, chosen, measures) for one, other in pairs]
+    similarity = MapSimilarity(
+        *(torch.cat(values) for values in zip(*(part[0] for part in parts), strict=True))
+    )
+    return similarity, {name: torch.cat([part[1][name] for part in parts]) for name in measures}
+
+
+def _compared(
+    first: Tensor, second: Tensor, how: SimilarityProtocol, measures: Sequence[str]
+) -> tuple[MapSimilarity, dict[str, Tensor]]:
+    """`compare_maps` of some of the pairs."""
+    similarity = map_similarity(first, second, how)
     a, b = paired(first, second)
     usable = torch.stack([_usable(maps.flatten(1)) for maps in (a, b)]).all(dim=0)
     found = {}
     for name in measures:
-        values = similarity.values if name == "ssim" else _MEASURES[name](a, b, chosen)
+        values = similarity.values if name == "ssim" else _MEASURES[name](a, b, how)
         found[name] = torch.where(usable, values, torch.nan)
     return similarity, found
 

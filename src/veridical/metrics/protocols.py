@@ -123,6 +123,11 @@ def normalize(maps: Tensor, how: SimilarityProtocol) -> Tensor:
     return torch.where(constant, torch.nan, rows).reshape(maps.shape)
 
 
+def mirrored(normalized: Tensor, how: SimilarityProtocol) -> Tensor:
+    """What `normalize` makes of the negative maps, from what it made of the maps."""
+    return 1 - normalized if how.normalization == "percentile" else -normalized
+
+
 def _score(first: Tensor, second: Tensor, how: SimilarityProtocol) -> Tensor:
     wide: float | Tensor
     if how.data_range is None:
@@ -154,12 +159,12 @@ def map_similarity(
     """
     chosen = protocol(how)
     a, b = _pairs_of_maps(first, second)
-    normalized = normalize(a, chosen)
-    values = _score(normalized, normalize(b, chosen), chosen)
+    first, second = normalize(a, chosen), normalize(b, chosen)
+    values = _score(first, second, chosen)
     if not chosen.flip:
         return MapSimilarity(values, torch.zeros_like(values, dtype=torch.bool))
-    mirrored = _score(normalized, normalize(-b, chosen), chosen)
-    return MapSimilarity(torch.maximum(values, mirrored), mirrored > values)
+    negative = _score(first, mirrored(second, chosen), chosen)
+    return MapSimilarity(torch.maximum(values, negative), negative > values)
 
 
 def map_error(first: Tensor, second: Tensor, how: str | SimilarityProtocol = "sixt2020") -> Tensor:
@@ -182,9 +187,9 @@ def map_error(first: Tensor, second: Tensor, how: str | SimilarityProtocol = "si
     """
     chosen = protocol(how)
     a, b = _pairs_of_maps(first, second)
-    normalized = normalize(a, chosen)
-    error = mse(normalized, normalize(b, chosen))
-    return torch.minimum(error, mse(normalized, normalize(-b, chosen))) if chosen.flip else error
+    first, second = normalize(a, chosen), normalize(b, chosen)
+    error = mse(first, second)
+    return torch.minimum(error, mse(first, mirrored(second, chosen))) if chosen.flip else error
 
 
 def _pairs_of_maps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

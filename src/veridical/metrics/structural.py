@@ -18,7 +18,8 @@ SIGMA = 1.5
 """Standard deviation of the Gaussian window in pixels."""
 K1, K2 = 0.01, 0.03
 """The two stabilizing constants, as fractions of the data range."""
-_CHUNK = 4
+_CACHED = 2**16
+"""Values of the maps that are filtered at a time: they stay in the processor's cache."""
 
 
 def _profile(window: int, kernel: str) -> list[float]:
@@ -116,7 +117,7 @@ def ssim(
     a, b = (maps.reshape(-1, *maps.shape[-2:]) for maps in (a, b))
     scale = wide.repeat_interleave(channels)[:, None, None]
     profile = _profile(window, kernel)
-    # A few maps at a time stay in the processor's cache.
-    few = [slice(begin, begin + _CHUNK) for begin in range(0, len(a), _CHUNK)]
+    count = max(1, _CACHED // a[0].numel())
+    few = [slice(begin, begin + count) for begin in range(0, len(a), count)]
     scores = torch.cat([_mean_similarity(a[part], b[part], scale[part], profile) for part in few])
     return scores.reshape(-1, channels).mean(dim=1)
