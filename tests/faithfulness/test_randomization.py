@@ -62,8 +62,9 @@ def gradient(model, inputs, target=None):
 
 def randomized(initialization="glorot", seed=0):
     model = copy_of(Block())
-    states = random_states(units(model, images(1)), initialization, seed)
-    return model, {id(tensor): value for state in states for tensor, value in state}
+    ordered = units(model, images(1))
+    draw = random_states(ordered, initialization, seed)
+    return model, {id(tensor): value for unit in ordered for tensor, value in draw(unit)}
 
 
 ORDER = ["head", "third", "second", "norm", "first", "(model)"]
@@ -108,8 +109,9 @@ def test_shared_parameters_stay_shared():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight
     network = copy_of(model)
-    states = random_states(units(network, torch.randn(1, 4)), "glorot", 0)
-    values = [value for state in states for tensor, value in state if tensor is network[0].weight]
+    ordered = units(network, torch.randn(1, 4))
+    draw = random_states(ordered, "glorot", 0)
+    values = [value for unit in ordered for tensor, value in draw(unit) if tensor is network[0].weight]
     assert len(values) == 2 and values[0] is values[1]
 
 

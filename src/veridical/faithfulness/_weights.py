@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -175,20 +176,33 @@ def random_state(unit: Unit, initialization: str, seed: int) -> State:
     return state
 
 
-def random_states(chosen: Sequence[Unit], initialization: str, seed: int) -> list[State]:
-    """`random_state` of each unit; a tensor that several units share gets the values of the first."""
-    seen: dict[int, Tensor] = {}
-    states = []
+def random_states(chosen: Sequence[Unit], initialization: str, seed: int) -> Callable[[Unit], State]:
+    """`random_state` of a unit when it is asked for: never two copies of a large network's weights at once.
+
+    A tensor that several units share gets the values of the first of them, drawn here.
+    """
+    uses = Counter(id(tensor) for unit in chosen for _, tensor, _ in _own(unit.module))
+    shared: dict[int, Tensor] = {}
     for unit in chosen:
+        if any(uses[id(tensor)] > 1 for _, tensor, _ in _own(unit.module)):
+            for tensor, value in random_state(unit, initialization, seed):
+                if uses[id(tensor)] > 1:
+                    shared.setdefault(id(tensor), value)
+
+    def draw(unit: Unit) -> State:
         state = random_state(unit, initialization, seed)
-        states.append([(tensor, seen.setdefault(id(tensor), value)) for tensor, value in state])
-    return states
+        return [(tensor, shared.get(id(tensor), value)) for tensor, value in state]
+
+    return draw
 
 
-def assign(state: State) -> State:
-    """Write the values into the tensors; returns the state before."""
-    before = [(tensor, tensor.detach().clone()) for tensor, _ in state]
+def replaced(state: State) -> State:
+    """The same tensors with the values that they have now, to be put back."""
+    return [(tensor, tensor.detach().clone()) for tensor, _ in state]
+
+
+def assign(state: State) -> None:
+    """Write the values into the tensors."""
     with torch.no_grad():
         for tensor, value in state:
             tensor.copy_(value)
-    return before

@@ -26,6 +26,7 @@ from veridical.faithfulness._weights import (
     assign,
     copy_of,
     random_states,
+    replaced,
     units,
 )
 from veridical.faithfulness.maps import (
@@ -208,21 +209,14 @@ def randomizable(model: nn.Module, inputs: Tensor) -> list[str]:
     return [unit.name for unit in units(copy_of(model), inputs[:1].detach())]
 
 
-def _groups(model: nn.Module, inputs: Tensor, chosen: RandomizationSettings) -> tuple[list[str], list[Any]]:
-    """Names of the steps, and for each the states that it newly assigns."""
-    ordered = units(model, inputs[:1])
+def _groups(ordered: list[Unit], chosen: RandomizationSettings) -> tuple[list[str], list[list[Unit]]]:
+    """Names of the steps, and for each the units that it newly randomizes."""
     if not ordered:
         raise ValueError("expected a model with parameters, got one without; there is nothing to randomize")
-    states = random_states(ordered, chosen.initialization, chosen.seed)
-    pairs = list(zip(ordered, states, strict=True))
-    if chosen.order == "bottom-up":
-        pairs.reverse()
-    ends = _ends([unit for unit, _ in pairs], chosen.steps)
-    groups = []
-    begin = 0
-    for _, end in ends:
-        groups.append([entry for _, state in pairs[begin:end] for entry in state])
-        begin = end
+    inturn = ordered[::-1] if chosen.order == "bottom-up" else ordered
+    ends = _ends(inturn, chosen.steps)
+    begins = [0, *(end for _, end in ends)]
+    groups = [inturn[begin:end] for begin, (_, end) in zip(begins, ends, strict=False)]
     return [name for name, _ in ends], groups
 
 
@@ -280,37 +274,35 @@ def cascading_randomization(
     check_method(method)
     check_inputs(inputs)
     images = inputs.detach()
-    if relevance is not None:
-        check_relevance(relevance, images, explainer_name(method))
     classes = _classes(model, images, target, chosen.batch)
     network = copy_of(model)
-    names, groups = _groups(network, images, chosen)
+    ordered = units(network, images[:1])
+    names, groups = _groups(ordered, chosen)
+    draw = random_states(ordered, chosen.initialization, chosen.seed)
     reduction = chosen.reduction or default_reduction(method)
     if relevance is None:
         relevance = explained(network, images, method, classes, chosen.batch)
-    original = reduce_channels(relevance.detach(), reduction)
-    kept = for_any_weights(method)
-    randomized = original.new_empty((len(groups), *original[: chosen.kept].shape))  # at once: no gaps
-    scores, measures = [], []
-    for step, group in enumerate(groups):
-        before = assign(group)
+    original = reduce_channels(check_relevance(relevance, images, explainer_name(method)).detach(), reduction)
+    kept = original.new_empty((len(groups), *original[: chosen.kept].shape))  # at once: no gaps in memory
+    explain = for_any_weights(method)
+    compared = []
+    for step, state in enumerate([entry for unit in group for entry in draw(unit)] for group in groups):
+        before = replaced(state) if chosen.order == "independent" else []
+        assign(state)
         # A rule may overflow on random weights: that step is not measured, the others are.
-        found = explained(network, images, kept, classes, chosen.batch, finite=False)
+        found = explained(network, images, explain, classes, chosen.batch, finite=False)
         maps = reduce_channels(found, reduction)
-        randomized[step] = maps[: chosen.kept]
-        score, further = compare_maps(original, maps, chosen.protocol, chosen.measures)
-        scores.append(score)
-        measures.append(further)
-        if chosen.order == "independent":
-            assign(before)
+        kept[step] = maps[: chosen.kept]
+        compared.append(compare_maps(original, maps, chosen.protocol, chosen.measures))
+        assign(before)
         if progress is not None:
-            progress(len(scores), len(groups))
+            progress(len(compared), len(groups))
     return CascadingRandomization(
         layers=tuple(names),
-        similarity=torch.stack([score.values for score in scores]),
-        measures={name: torch.stack([one[name] for one in measures]) for name in chosen.measures},
-        flipped=torch.stack([score.flipped for score in scores]),
-        maps=randomized,
+        similarity=torch.stack([scores.values for scores, _ in compared]),
+        measures={name: torch.stack([one[name] for _, one in compared]) for name in chosen.measures},
+        flipped=torch.stack([scores.flipped for scores, _ in compared]),
+        maps=kept,
         original=original,
         target=classes,
         reduction=reduction,
