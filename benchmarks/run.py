@@ -13,6 +13,7 @@ from benchmarks import (
     attack_step,
     averages,
     convergence,
+    curvature,
     gradient,
     manipulation,
     memory,
@@ -39,6 +40,7 @@ CLAIMS: dict[str, Callable[..., list[timing.Claim]]] = {
     "methods-resnet50": methods.on_resnet,
     "quantus": quantus.measure,
     "tangent": tangent.measure,
+    "curvature": curvature.measure,
 }
 
 

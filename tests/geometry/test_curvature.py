@@ -1,9 +1,12 @@
 """Principal curvatures against closed forms and against dense Hessians."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -11,6 +14,7 @@ import veridical as vd
 from networks import Attention, Residual, images, seeded
 from surfaces import Quadric, Saddle, by_size, dense, perceptron, point
 from veridical.geometry import CurvatureSettings, NormSettings
+from veridical.geometry.output import ShapeOperator, output_of
 from veridical.smoothing import SmoothedModel
 
 
@@ -55,6 +59,28 @@ def test_few_steps_find_the_largest_of_a_convolutional_network() -> None:
     for row in range(2):
         _, _, expected = dense(SmoothedModel(model, 5.0), x[row : row + 1], 2)
         assert torch.allclose(found.top[row], by_size(expected)[:2], atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_solver_of_scipy_finds_the_same(seed: int) -> None:
+    model, x = seeded(Residual, seed), images(1, 8, seed)
+    operator = ShapeOperator(output_of(model, x, 1, 5.0), x)
+    size = x.numel()
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return operator(torch.from_numpy(v).view(1, -1)).numpy()[0]
+
+    start = np.random.default_rng(0).normal(size=size)
+    expected = eigsh(LinearOperator((size, size), product, dtype=float), 3, which="LM", v0=start)[0]
+    found = vd.curvature(model, x, 1, beta=5.0, top=3, tolerance=1e-8, steps=80)
+    assert torch.allclose(found.top[0], by_size(torch.from_numpy(expected)), atol=1e-8)
+
+
+def test_a_softplus_so_sharp_that_it_is_a_relu_has_curvature_zero() -> None:
+    model, x = perceptron(0, (12, 8, 3), None), images(2, 2)
+    found = vd.curvature(model, x, 0, beta=1e9, top=2)
+    assert torch.equal(found.top, torch.zeros(2, 2).double()) and bool((found.gradient_norm > 0).all())
+    assert vd.curvature_norm(model, x, 0, beta=1e9).estimate.tolist() == [0.0, 0.0]
 
 
 def test_a_probability_has_the_level_sets_of_a_probability() -> None:
@@ -152,27 +178,57 @@ def test_gradients_are_taken_under_no_grad_too() -> None:
     assert torch.equal(inside.top, vd.curvature(model, x, 0).top)
 
 
+def one_curvature() -> tuple[nn.Module, torch.Tensor]:
+    """Where all squared curvatures but one are 0: the interval is exact."""
+    model = Quadric([1e-3, 4.0, 0.0, 0.0])
+    return model, point(1.0, 1e-9, 0.0, 0.0)
+
+
+def norms(
+    model: nn.Module, x: torch.Tensor, seeds: int, **settings: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """||A z||^2 / ||A||^2 of each seed, and whether its interval covered: for one image."""
+    exact = dense(model, x, 0)[2].norm()
+    found = [vd.curvature_norm(model, x, 0, seed=seed, **settings) for seed in range(seeds)]
+    share = torch.cat([item.estimate for item in found]).square() / exact.square()
+    return share, torch.cat([(item.low <= exact) & (exact <= item.high) for item in found]).double()
+
+
 def test_the_frobenius_norm_is_estimated_without_bias_and_its_interval_covers() -> None:
     model, x = perceptron(1, (12, 10, 3), 3.0), images(1, 2)
-    _, _, exact = dense(model, x, 0)
-    found = [vd.curvature_norm(model, x, 0, probes=5, seed=seed) for seed in range(60)]
-    squares = torch.cat([item.estimate.square() for item in found])
-    error = squares.std() / len(squares) ** 0.5
-    assert abs(squares.mean() - exact.square().sum()) < 4 * error
-    norm = exact.norm()
-    covered = torch.cat([(item.low <= norm) & (norm <= item.high) for item in found]).double().mean()
-    assert covered > 0.9 and found[0].dimension == 11
+    share, covered = norms(model, x, 100, probes=5)
+    assert abs(share.mean() - 1) < 3.5 * share.std() / 10
+    assert covered.mean() >= 0.95 and vd.curvature_norm(model, x, 0).dimension == 11
 
 
 def test_the_interval_is_exact_where_one_curvature_is_all() -> None:
-    covered = 0
-    model, x = Quadric([0.0, 4.0, 0.0, 0.0]), point(1.0, 1e-9, 0.0, 0.0)
-    model.diagonal[0] = 1e-3
-    exact = vd.curvature(model, x, 0, top=1).largest.abs()
-    for seed in range(100):
-        found = vd.curvature_norm(model, x, 0, probes=3, seed=seed, level=0.8)
-        covered += int(found.low <= exact <= found.high)
-    assert abs(covered / 100 - 0.8) < 0.13
+    share, covered = norms(*one_curvature(), 200, probes=3, level=0.8)
+    assert abs(covered.mean() - 0.8) < 0.08
+    assert abs(share.mean() - 1) < 3.5 * (2 / 3 / 200) ** 0.5
+
+
+@pytest.mark.slow
+def test_the_interval_covers_as_often_as_it_says_over_thousands_of_seeds() -> None:
+    seeds = 3000
+    share, covered = norms(*one_curvature(), seeds, probes=3, level=0.8)
+    assert abs(covered.mean() - 0.8) < 3.5 * (0.16 / seeds) ** 0.5
+    assert abs(share.mean() - 1) < 3.5 * (2 / 3 / seeds) ** 0.5
+    assert share.var().item() == pytest.approx(2 / 3, rel=0.15)  # chi-square with 3 degrees of freedom
+    for model, x in (
+        (perceptron(1, (12, 10, 3), 3.0), images(1, 2)),
+        (Quadric([1.0] * 5), point(*[1.0] * 5)),
+    ):
+        share, covered = norms(model, x, seeds, probes=3, level=0.8)
+        assert abs(share.mean() - 1) < 3.5 * share.std() / seeds**0.5
+        assert covered.mean() > 0.8 - 3.5 * (0.16 / seeds) ** 0.5
+
+
+def test_the_interval_has_the_estimate_inside_at_a_low_level_too() -> None:
+    model, x = Quadric([1.0] * 60), point(*[1.0] * 60)
+    _, covered = norms(model, x, 40, probes=1, level=0.2)
+    found = vd.curvature_norm(model, x, 0, probes=1, level=0.2)
+    assert found.low <= found.estimate <= found.high
+    assert covered.mean() > 0.2  # 0.04 by chi-square alone
 
 
 def test_bad_settings_of_the_norm_are_refused() -> None:

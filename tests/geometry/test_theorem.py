@@ -4,34 +4,60 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import veridical as vd
 from networks import Residual, images, seeded
 from surfaces import Quadric, dense, perceptron, point
 from veridical.geometry import GeodesicSettings, WalkSettings
+from veridical.smoothing import SmoothedModel
 
-CASES_FAST, CASES_SLOW = 3, 47
+CASES_FAST, CASES_SLOW = 4, 46
 IMAGES = 24
+
+
+class Small(nn.Module):
+    """A padded convolution, batch normalization, a residual sum, a linear head; images of 1 x 3 x 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 3, 2, padding=1), nn.BatchNorm2d(3)
+        self.second, self.head = nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.Linear(48, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm(self.first(x)))
+        return self.head((y + F.relu(self.second(y))).flatten(1))
+
+
+def subject(seed: int) -> tuple[nn.Module, tuple[int, int, int]]:
+    """One of four architectures with random weights, and the size of its images."""
+    sizes = ((4, 6, 5, 2), (4, 9, 3), (6, 7, 6, 5, 2))
+    if seed % 4 == 3:
+        return seeded(Small, seed), (1, 3, 3)
+    chosen = sizes[seed % 4]
+    return perceptron(seed, chosen, None), (1, chosen[0] // 2, 2)
 
 
 def check_chain(seed: int) -> None:
     """24 random cases: one network, 24 images; the links of the proof too, with dense Hessians."""
-    beta = (0.5, 1.0, 3.0, 10.0)[seed % 4]
-    model = perceptron(seed, (4, 6, 5, 2), None)
+    beta = (0.5, 1.0, 3.0, 10.0)[seed // 4 % 4]
+    model, shape = subject(seed)
     generator = torch.Generator().manual_seed(1000 + seed)
-    x = torch.randn(IMAGES, 1, 2, 2, generator=generator, dtype=torch.float64)
+    x = torch.randn(IMAGES, *shape, generator=generator, dtype=torch.float64)
     path = vd.walk(model, x, 0, beta=beta, steps=4, length=0.2, seed=seed)
-    found = vd.theorem1(model, path, steps=3, batch=IMAGES, factor="tight")
+    found = vd.theorem1(model, path, top=1, steps=math.prod(shape) - 1, batch=IMAGES, factor="tight")
     assert bool(path.reached.all())
     assert bool(found.holds(1e-3).all()), {name: value.min() for name, value in found.slack().items()}
-    smooth = perceptron(seed, (4, 6, 5, 2), beta)
-    gradient, matrix, exact = dense(smooth, path.points[-1, :1], 0)
-    bound = found.constant.hessian[0]
-    assert gradient.norm() <= found.constant.gradient[0]
-    assert matrix.norm() <= bound
-    assert exact.norm() <= matrix.norm() / gradient.norm() * (1 + 1e-12)
-    assert exact.abs().max() <= exact.norm()
-    assert found.curvature[0] >= exact.abs().max() * (1 - 1e-9)
+    smooth = SmoothedModel(model, beta)
+    for image in range(IMAGES):
+        gradient, matrix, exact = dense(smooth, path.points[-1, image : image + 1], 0)
+        bound = found.constant.hessian[image]
+        assert gradient.norm() <= found.constant.gradient[image]
+        assert matrix.norm() <= bound
+        assert exact.norm() <= matrix.norm() / gradient.norm() * (1 + 1e-12)
+        assert exact.abs().max() <= exact.norm()
+        assert found.curvature[image] >= exact.abs().max() * (1 - 1e-8)
 
 
 @pytest.mark.parametrize("seed", range(CASES_FAST))
@@ -120,12 +146,40 @@ def test_an_image_and_itself_have_distance_zero_and_no_ratio() -> None:
 
 def test_a_level_that_cannot_be_reached_is_not_measured() -> None:
     # Through the center there is no gradient to follow.
-    found = vd.geodesic(
-        Quadric([1.0] * 3), point(2.0, 0.0, 0.0), point(-2.0, 0.0, 0.0), 0, halvings=1, sweeps=1
-    )
+    first, second = point(2.0, 0.0, 0.0), point(-2.0, 0.0, 0.0)
+    with pytest.warns(UserWarning, match=r"no path on the level set of image\(s\) \[0\]"):
+        found = vd.geodesic(Quadric([1.0] * 3), first, second, 0, halvings=1, sweeps=1)
     assert math.isnan(found.upper.item()) and not bool(found.path.reached)
-    flat = vd.walk(Quadric([1.0] * 3), point(0.0, 0.0, 0.0), 0)
+    with pytest.warns(UserWarning, match="no gradient to follow"):
+        flat = vd.walk(Quadric([1.0] * 3), point(0.0, 0.0, 0.0), 0)
     assert not bool(flat.reached) and math.isnan(flat.length.item())
+
+
+def test_a_class_whose_level_set_is_empty_near_the_image_is_named_and_the_others_are_measured() -> None:
+    class Bump(nn.Module):
+        """exp(-||x||^2 / 2): far from the center there is no point with the output that the center has."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value = (-x.flatten(1).square().sum(dim=1) / 2).exp()
+            return torch.stack([value, 1 - value], dim=1)
+
+    inputs = torch.cat([point(1.0, 0.0, 0.0), point(1.0, 0.0, 0.0)])
+    others = torch.cat([point(0.0, 1.0, 0.0), point(0.0, 60.0, 0.0)])
+    with pytest.warns(
+        UserWarning, match=r"image\(s\) \[1\].*no point with that output nearby.*another target"
+    ):
+        found = vd.geodesic(Bump().eval(), inputs, others, 1, halvings=2, sweeps=10)
+    assert found.path.reached.tolist() == [True, False]
+    assert math.pi / 2 <= found.upper[0] <= math.pi / 2 * 1.02 and math.isnan(found.upper[1])
+
+
+def test_a_geodesic_lies_between_the_straight_line_and_a_walk() -> None:
+    model = perceptron(5, (12, 20, 10, 3), None)
+    path = vd.walk(model, images(4, 2), 1, beta=3.0, steps=10, length=0.8, seed=2)
+    found = vd.geodesic(model, path.points[0], path.points[-1], 1, beta=3.0, sweeps=30)
+    assert bool((found.lower <= found.upper).all()) and bool((found.ratio >= 1).all())
+    assert torch.allclose(found.lower, path.distance) and bool((found.moved < 1e-9).all())
+    assert bool((found.upper <= path.length * 1.001).all())
 
 
 def test_bad_arguments_are_refused() -> None:

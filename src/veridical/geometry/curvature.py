@@ -16,6 +16,7 @@ from veridical.geometry.lanczos import largest_eigenpairs
 from veridical.geometry.output import Output, Score, ShapeOperator, check_curved, output_of
 from veridical.metrics import Box, box
 from veridical.smoothing import predicted_target
+from veridical.tensors import flushed_denormals
 from veridical.values import Target
 
 Progress = Callable[[float], None]
@@ -131,7 +132,7 @@ def curvature(
     fundamental form has the sign of -P H P / ||grad g|| in one place and this sign in another.
     """
     chosen = CurvatureSettings(**settings)
-    with evaluation_mode(model):
+    with flushed_denormals(), evaluation_mode(model):
         output = _curved_output(model, inputs, target, beta, chosen.score)
         if chosen.top > inputs[0].numel() - 1:
             raise ValueError(
@@ -251,7 +252,8 @@ def curvature_norm(
 
     ||A||_F^2 is the mean of ||A z||^2 over normal z. With m probes, m estimate^2 / ||A||_F^2 is a mean of
     chi-square variables weighted by the squared curvatures. The interval takes it as chi-square with m
-    degrees of freedom, which is exact where one curvature dominates and wider than needed elsewhere.
+    degrees of freedom, which is exact where one curvature dominates and wider than needed elsewhere. The
+    estimate is always inside; for levels below about 0.4 chi-square alone would not see to that.
 
     Args:
         model: see `curvature`, as for all that is not listed.
@@ -267,7 +269,7 @@ def curvature_norm(
     Source: Hutchinson 1989 for the estimator; Dombrowski et al. 2019, supplement E.1, equation 22.
     """
     chosen = NormSettings(**settings)
-    with evaluation_mode(model):
+    with flushed_denormals(), evaluation_mode(model):
         output = _curved_output(model, inputs, target, beta, chosen.score)
         parts = [
             _squared_norm(ShapeOperator(output.at(rows), inputs[rows]), chosen)
@@ -277,6 +279,7 @@ def curvature_norm(
     squares = torch.cat(parts)
     tail = (1 - chosen.level) / 2
     low, high = (chosen.probes / float(chi2.ppf(share, chosen.probes)) for share in (1 - tail, tail))
+    low = min(low, 1.0)
     return CurvatureNorm(
         squares.sqrt(), (low * squares).sqrt(), (high * squares).sqrt(), inputs[0].numel() - 1,
         chosen.probes, chosen.level, chosen.seed, output.classes, beta,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from veridical.checks import check_choice, check_gradients, check_inputs, check_logits, resolve_target
+from veridical.geometry.convolutions import ConstantWeights
 from veridical.smoothing import SmoothedModel, predicted_target, rectifications
 from veridical.tensors import per_sample
 from veridical.values import Target
@@ -101,12 +102,13 @@ class ShapeOperator:
         gradient_norm: float64 (N,).
         normal: (N, d) in the dtype of the images; zeros where the gradient is 0.
         products: how many were made, each for all images.
+        beta: of the output. With one, a product of exactly 0 is a softplus so sharp that it is a ReLU here.
     """
 
     def __init__(self, output: Output, x: Tensor) -> None:
         """Run the network forward and backward once."""
         # The fused attention kernels have no second derivative.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), ConstantWeights():
             self._image = x.detach().clone().requires_grad_()
             value = output(self._image)
             (self._gradient,) = torch.autograd.grad(value.sum(), self._image, create_graph=True)
@@ -114,6 +116,7 @@ class ShapeOperator:
         self.value = value.detach().double()
         self.gradient_norm = flat.double().norm(dim=1)
         self._divisor = torch.where(self.gradient_norm > 0, self.gradient_norm, 1.0)
+        self.beta = output.beta
         self.normal = (flat.double() / self._divisor[:, None]).to(x.dtype)
         self.products = 0
 
@@ -125,7 +128,8 @@ class ShapeOperator:
         """The product (N, d) for v (N, d).
 
         Raises:
-            ValueError: if the gradient does not depend on the image, or the first product is exactly 0.
+            ValueError: if the gradient does not depend on the image, or the first product is exactly 0 for a
+                network that is taken as it is.
         """
         self.products += 1
         along = self.tangent(v).view_as(self._image)
@@ -134,8 +138,8 @@ class ShapeOperator:
             (product,) = torch.autograd.grad(
                 self._gradient, self._image, along, retain_graph=True, allow_unused=True
             )
-        flat = product is None or (self.products == 1 and not bool(product.any()))
-        if product is None or (flat and bool((self.gradient_norm > 0).any())):
+        first = self.products == 1 and self.beta is None and bool((self.gradient_norm > 0).any())
+        if product is None or (first and not bool(product.any())):
             raise ValueError(
                 "expected a curved function of the image, got one whose gradient is the same everywhere "
                 "nearby: a piecewise linear network, whose level sets are flat. Pass beta where it has a "

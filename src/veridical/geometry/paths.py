@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +135,7 @@ def walk(
 
 
 def path_of(output: Output, points: Tensor, reached: Tensor) -> Path:
-    """The path through points (T + 1, N, C, H, W), with normals and gradients there."""
+    """The path through points (T + 1, N, C, H, W), with normals and gradients there; it warns of gaps."""
     values, normals, norms = [], [], []
     for point in points:
         value, gradient = output.value_and_gradient(point)
@@ -142,8 +143,16 @@ def path_of(output: Output, points: Tensor, reached: Tensor) -> Path:
         values.append(value.double())
         norms.append(norm)
         normals.append(safe_divide(gradient, per_sample(norm, gradient).to(gradient.dtype)))
+    reached = reached & (norms[0] > 0)
+    if not bool(reached.all()):
+        warnings.warn(
+            f"no path on the level set of image(s) {(~reached).nonzero().flatten().tolist()[:10]}: there is "
+            "no gradient to follow, or no point with that output nearby; the path's figures are NaN. Take "
+            'another target, score="logit", a smaller beta or shorter steps.',
+            stacklevel=3,
+        )
     return Path(
-        points, torch.stack(normals), torch.stack(norms), values[0], reached & (norms[0] > 0),
+        points, torch.stack(normals), torch.stack(norms), values[0], reached,
         output.classes, output.beta, output.score,
     )  # fmt: skip
 
