@@ -33,6 +33,7 @@ from veridical.faithfulness import (  # noqa: E402
 )
 from veridical.metrics import bootstrap_interval, box, map_similarity, share_interval  # noqa: E402
 from veridical.models import Preprocessing, load_model  # noqa: E402
+from veridical.reproduce.sanity import draw_randomization  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -208,18 +209,13 @@ def randomized(data: Path, out: Path, count: int) -> str:
     }
     figure, every = pyplot.subplots(1, 2, figsize=(11, 4))
     rows = []
+    for axes, measure in zip(every, ("ssim", "hog-8"), strict=True):
+        draw_randomization(axes, {name: cell[measure].numpy() for name, cell in cells.items()}, STEPS)
     for name, cell in cells.items():
-        for axes, measure in zip(every, ("ssim", "hog-8"), strict=True):
-            found = [bootstrap_interval(values.numpy()) for values in cell[measure]]
-            line = axes.plot([one.estimate for one in found], label=name)[0]
-            axes.fill_between(range(len(STEPS)), [one.low for one in found], [one.high for one in found],
-                              alpha=0.2, color=line.get_color())  # fmt: skip
         medians = [interval(cell["ssim"][step]) for step in SHOWN]
         rows.append([name, *medians, *(share(cell["flips"][step]) for step in FLIPS)])
     for axes, title in zip(every, ("SSIM (sixt2020)", "HOG, cells of 8 pixels"), strict=True):
         axes.set(title=title, ylim=(-0.15, 1.03), xlabel="randomized from the top down to")
-        axes.set_xticks(range(len(STEPS)), STEPS, rotation=45, fontsize=8)
-        axes.grid(alpha=0.3)
     every[0].legend(fontsize=7)
     figure.tight_layout()
     picture(figure, FOLDER / "classes-randomization.png")

@@ -44,6 +44,7 @@ from veridical.attacks.recovery import BETAS, Reference  # noqa: E402
 from veridical.attributions import fit_patterns, method, saliency  # noqa: E402
 from veridical.faithfulness import pixel_flipping  # noqa: E402
 from veridical.metrics import bootstrap_interval, box, share_interval  # noqa: E402
+from veridical.reproduce.undoing import draw_recovery  # noqa: E402
 from veridical.smoothing import beta_smooth, choose_beta, smoothgrad  # noqa: E402
 from veridical.values import Explainer  # noqa: E402
 
@@ -196,32 +197,6 @@ def recovery(run: Run, name: str) -> tuple[RecoveryCurve, RecoveryCurve]:
     )
 
 
-def draw_recovery(axes: Any, curve: RecoveryCurve, chosen: float, title: str) -> None:
-    """Medians with 10/90 bands, crossings and the chosen beta."""
-    falling = curve.kind == "beta"
-    where = list(curve.levels)
-    where[0] = where[1] * 3 if falling else where[1] / 3  # no smoothing, off the logarithmic axis
-    rows = curve.bands()
-    for name, color in (("target", "C3"), ("smoothed original", "C0"), ("plain original", "C2")):
-        own = [row for row in rows if row["correlation_with"] == name]
-        axes.plot(where, [row["median"] for row in own], color=color, label=name)
-        axes.fill_between(
-            where, [row["q10"] for row in own], [row["q90"] for row in own], color=color, alpha=0.15
-        )
-    for reference, color in zip(REFERENCES, ("C0", "C2"), strict=True):
-        crossing = curve.crossing(reference).summary.median
-        if not math.isnan(crossing):
-            axes.axvline(crossing, color=color, linestyle=":", label=f"crossing, {reference}: {crossing:.3g}")
-    if falling:
-        axes.axvline(chosen, color="k", linestyle="--", linewidth=1, label=f"choose_beta: {chosen:g}")
-    axes.set(title=title, xscale="log", ylim=(-0.55, 1.02), ylabel="correlation",
-             xlabel="beta (left: ReLU)" if falling else "noise level (left: none)")  # fmt: skip
-    if falling:
-        axes.invert_xaxis()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, loc="lower left")
-
-
 def undo_figure(run: Run) -> str:
     """Figure 4: the manipulated images at falling beta and growing noise."""
     figure, grid = pyplot.subplots(len(run.methods), 2, figsize=(10.5, 3.6 * len(run.methods)), squeeze=False)
@@ -229,7 +204,8 @@ def undo_figure(run: Run) -> str:
     for name, both in zip(run.methods, grid, strict=True):
         chosen = run.beta(name)
         for axes, curve in zip(both, recovery(run, name), strict=True):
-            draw_recovery(axes, curve, chosen, f"{name}, {curve.kind}")
+            marks = [(chosen, f"choose_beta: {chosen:g}")] if curve.kind == "beta" else []
+            draw_recovery(axes, curve, f"{name}, {curve.kind}", marks)
             crossings += [crossing_row(name, curve, reference, chosen) for reference in REFERENCES]
             levels += level_rows(name, curve, chosen)
     figure.tight_layout()

@@ -39,9 +39,12 @@ MAY_IMPORT = {
     "serving": set(),
     "study": {"manifold", "serving"},
     "explore": {"auditing", "attacks", "smoothing", "report", "serving"},
+    "reproduce": {
+        "attributions", "smoothing", "attacks", "faithfulness", "geometry", "manifold", "metrics", "auditing",
+    },
     "cli": {
         "auditing", "verdicts", "report", "models", "data", "training", "study", "manifold", "explore",
-        "serving",
+        "serving", "reproduce",
     },
     "api": {
         "attributions", "rules", "smoothing", "attacks", "faithfulness", "manifold", "geometry", "metrics",

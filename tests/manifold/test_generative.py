@@ -82,6 +82,10 @@ def test_rows_are_the_decoded_latents_with_the_labels_of_the_network(tmp_path):
     assert torch.equal(rows["labels"], soft.argmax(1))
     assert torch.equal(data.load("labels", "test"), rows["labels"][50:])
     assert torch.equal(data.load("latents", "test", limit=3), rows["latents"][50:53])
+    chunked = draw(tmp_path / "chunked", chunk=9)
+    assert torch.equal(chunked.load("images", "test", limit=11), rows["images"][50:61])
+    with pytest.raises(ValueError, match="limit of at least one image, got 0"):
+        data.load("images", limit=0)
     assert sum(data.class_counts()) == 70 and sum(data.class_counts("test")) == 20
 
 

@@ -14,6 +14,7 @@ from veridical.training import (
     accuracy,
     train_classifier,
 )
+from veridical.training.accuracy import as_input
 from veridical.training.classifier import digest, epoch_generator
 
 SETTINGS = TrainingSettings(epochs=3, batch=8, lr=0.02, shift=0.1, flip=True, seed=4)
@@ -64,6 +65,21 @@ def test_the_same_run_twice_gives_the_same_weights_and_leaves_the_random_state()
     torch.set_rng_state(before)
     train_classifier(network(), *bright_and_dark(), SETTINGS)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_images_in_half_precision_train_the_network_that_their_values_train():
+    images, labels = bright_and_dark()
+    stored, model, plain = images.half(), network(), network()
+    train_classifier(model, stored, labels, SETTINGS)
+    train_classifier(plain, stored.float(), labels, SETTINGS)
+    assert same(weights(model), weights(plain))
+    assert accuracy(model, stored, labels) == accuracy(plain, stored.float(), labels)
+    assert as_input(model.double(), stored).dtype == torch.float64
+    assert as_input(nn.Linear(1, 1).half(), stored).dtype == torch.float16
+    assert as_input(model, (images * 255).byte()).dtype == torch.float32
+    stored[3, 0, 2, 2] = torch.inf
+    with pytest.raises(ValueError, match="expected finite images"):
+        train_classifier(network(), stored, labels, SETTINGS)
 
 
 def test_other_seeds_give_other_weights():

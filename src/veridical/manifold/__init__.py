@@ -7,6 +7,7 @@ from veridical.manifold.alignment import (
     tangent_fraction,
     tangent_split,
 )
+from veridical.manifold.attributions import KnownSpaces, TangentPart, TangentScores
 from veridical.manifold.baseline import RandomFraction, random_p_values
 from veridical.manifold.decoding import Decoder
 from veridical.manifold.fitting import FitMoment, fit_manifold
@@ -67,6 +68,7 @@ __all__ = [
     "FitSettings",
     "FittedManifold",
     "ImageSet",
+    "KnownSpaces",
     "ManifoldModel",
     "ModelSettings",
     "Quality",
@@ -77,6 +79,8 @@ __all__ = [
     "StoredTangents",
     "TCVAEDecoder",
     "TCVAEEncoder",
+    "TangentPart",
+    "TangentScores",
     "TangentSettings",
     "TangentSpaces",
     "TangentSplit",

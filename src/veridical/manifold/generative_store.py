@@ -107,20 +107,27 @@ class DataSet:
             limit: no more than the first of them.
 
         Raises:
-            ValueError: if there is no such column or part.
+            ValueError: if there is no such column or part, or the limit is below 1.
             RecordError: if a file is missing or damaged.
         """
         known = [one for one in COLUMNS if one != "probabilities" or self.manifest.approach == "generative"]
         check_choice("column", column, known)
         rows = self.rows(part)
         begin, end = rows.start, rows.stop if limit is None else min(rows.stop, rows.start + limit)
-        size, found = self.manifest.chunk, []
-        while begin < end:
-            number = begin // size
-            stop = min(end, (number + 1) * size)
-            found.append(read_rows(self.folder, number, column, begin % size, begin % size + stop - begin))
-            begin = stop
-        return torch.cat(found)
+        size = self.manifest.chunk
+        first, last = begin // size, (end - 1) // size
+        found: Tensor | None = None
+        for number in range(first, last + 1):
+            start, stop = max(begin, number * size), min(end, (number + 1) * size)
+            some = read_rows(self.folder, number, column, start - number * size, stop - number * size)
+            if first == last:
+                return some
+            # One file at a time goes to its place: twice the whole would not fit where the whole just does.
+            found = some.new_empty(end - begin, *some.shape[1:]) if found is None else found
+            found[start - begin : stop - begin] = some
+        if found is None:
+            raise ValueError(f"expected a limit of at least one image, got {limit}; leave it out for all")
+        return found
 
     @property
     def acceptance(self) -> float:

@@ -5,7 +5,7 @@ written whole or not at all, and a store that was interrupted is continued where
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,7 +212,7 @@ def store_tangents(
     for number, begin in enumerate(range(0, len(z), chunk)):
         part = z[begin : begin + chunk]
         if not chunk_path(place, number).is_file():
-            _write(place, number, list(tangent_chunks(decoder, part, chosen)), PRECISIONS[precision])
+            _write(place, number, tangent_chunks(decoder, part, chosen), PRECISIONS[precision])
         if progress is not None:
             progress(begin + len(part), len(z))
     return StoredTangents(place, manifest)
@@ -265,19 +265,23 @@ def principal_angles(exact: Tensor, stored: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _write(folder: Path, number: int, parts: list[TangentSpaces], dtype: torch.dtype) -> None:
-    """One chunk with the error of its rounding."""
-    rounded = [part.basis.to(dtype) for part in parts]
-    columns = {
-        "basis": rounded,
-        "rank": [part.rank for part in parts],
-        "singular_values": [part.singular_values for part in parts],
-        "latent_norms": [part.latent_norms for part in parts],
-        "images": [part.images.float() for part in parts],
-        "angle": [principal_angles(part.basis, some) for part, some in zip(parts, rounded, strict=True)],
-    }
-    arrays = {name: torch.cat(values).cpu().numpy() for name, values in columns.items()}
+def _write(folder: Path, number: int, parts: Iterable[TangentSpaces], dtype: torch.dtype) -> None:
+    """One chunk with the error of its rounding; the exact bases of a part are let go before the next."""
+    rounded = [_rounded(part, dtype) for part in parts]
+    arrays = {name: torch.cat([one[name] for one in rounded]).cpu().numpy() for name in rounded[0]}
     write_arrays(chunk_path(folder, number), arrays)
+
+
+def _rounded(part: TangentSpaces, dtype: torch.dtype) -> dict[str, Tensor]:
+    basis = part.basis.to(dtype)
+    return {
+        "basis": basis,
+        "rank": part.rank,
+        "singular_values": part.singular_values,
+        "latent_norms": part.latent_norms,
+        "images": part.images.float(),
+        "angle": principal_angles(part.basis, basis),
+    }
 
 
 def _claim(folder: Path, manifest: Manifest, image: Tensor) -> None:

@@ -55,7 +55,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int = 25
     correct, loss = 0, 0.0
     with torch.no_grad(), evaluating(network):
         for part, own in zip(images.split(batch), labels.to(place).split(batch), strict=True):
-            logits = check_logits(network(as_float(part.to(place))), len(part))
+            logits = check_logits(network(as_input(network, part)), len(part))
             check_classes(own, logits.shape[1])
             correct += int((logits.argmax(dim=1) == own).sum())
             loss += float(nn.functional.cross_entropy(logits.double(), own, reduction="sum"))
@@ -80,6 +80,16 @@ def as_float(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
+def as_input(network: nn.Module, images: Tensor) -> Tensor:
+    """Images as floats on the device of a network's weights.
+
+    Half precision, in which large images are kept, becomes the precision of the weights.
+    """
+    weight = next(network.parameters())
+    found = as_float(images.to(weight.device))
+    return found.to(weight.dtype) if found.dtype == torch.float16 else found
+
+
 def check_labeled(images: Tensor, labels: Tensor) -> None:
     """Check a set of labeled images.
 
@@ -102,7 +112,7 @@ def check_labeled(images: Tensor, labels: Tensor) -> None:
         )
     if int(labels.min()) < 0:
         raise ValueError(f"expected labels of 0 or more, got {int(labels.min())}; number the classes from 0")
-    if images.is_floating_point() and not bool(torch.isfinite(images).all()):
+    if images.is_floating_point() and not all(bool(part.isfinite().all()) for part in images.split(1024)):
         raise ValueError("expected finite images, got NaN or infinity; look at their preprocessing")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from veridical.checks import check_choice, check_count, check_logits
-from veridical.training.accuracy import as_float, check_classes, check_labeled, evaluating
+from veridical.training.accuracy import as_input, check_classes, check_labeled, evaluating
 
 Norm = Literal["l2", "linf"]
 Budget = Literal["image", "batch"]
@@ -120,8 +120,8 @@ def adversarial_images(
     check_labeled(images, labels)
     check_count("batch", batch, 1)
     check_bounds(images, adversary)
-    place = next(network.parameters()).device
-    inputs, labels = as_float(images).to(place), labels.to(place)
+    inputs = as_input(network, images)
+    labels = labels.to(inputs.device)
     with torch.no_grad(), evaluating(network):
         check_classes(labels, check_logits(network(inputs[:1]), 1).shape[1])
     source = torch.Generator().manual_seed(seed)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
 from veridical.checks import check_logits
-from veridical.training.accuracy import as_float, check_classes, check_labeled, evaluating
+from veridical.training.accuracy import as_input, check_classes, check_labeled, evaluating
 from veridical.training.adversarial import check_bounds, craft
 from veridical.training.augmentation import augment
 from veridical.training.checkpoints import Checkpoint, EpochRecord
@@ -82,7 +82,8 @@ def train_classifier(
 
     Args:
         network: maps images to logits (N, K); on the device where it shall be trained.
-        images: (N, C, H, W), uint8 (scaled to [0, 1]) or float (taken as they are).
+        images: (N, C, H, W), uint8 (scaled to [0, 1]) or float (taken as they are; half precision is
+            brought to that of the weights, a batch at a time).
         labels: LongTensor (N,), from 0 to K - 1.
         settings: how.
         checkpoint: file that is written after every epoch; where it exists, the run goes on from there.
@@ -177,10 +178,9 @@ class _Run:
 
     def _step(self, part: Tensor, rate: float, source: torch.Generator) -> tuple[float, int]:
         """One step of the optimizer; the loss, and how many images were classified correctly."""
-        place = next(self.network.parameters()).device
-        images = as_float(self.images[part].to(place))
+        images = as_input(self.network, self.images[part])
         images = augment(images, self.settings.shift, self.settings.flip, source)
-        labels = self.labels[part].to(place)
+        labels = self.labels[part].to(images.device)
         if self.settings.adversary is not None:
             images = craft(self.network, images, labels, self.settings.adversary, source)
         for group in self.optimizer.param_groups:
@@ -235,7 +235,7 @@ def _check_network(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     if not weights:
         raise ValueError("expected a network with weights to train, got none; set requires_grad")
     with torch.no_grad(), evaluating(network):
-        logits = check_logits(network(as_float(images[:1].to(weights[0].device))), 1)
+        logits = check_logits(network(as_input(network, images[:1])), 1)
     check_classes(labels, logits.shape[1])
 
 

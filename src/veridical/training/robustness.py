@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from veridical.checks import check_choice, check_count, check_logits
 from veridical.metrics import Interval, share_interval
-from veridical.training.accuracy import LEVEL, as_float, check_classes, check_labeled, evaluating
+from veridical.training.accuracy import LEVEL, as_input, check_classes, check_labeled, evaluating
 from veridical.training.adversarial import (
     Adversary,
     Loss,
@@ -156,8 +156,8 @@ def robust_accuracy(
     check_bounds(images, settings.adversary)
     if settings.attack == "strong":
         check_strong_attack()
-    place = next(network.parameters()).device
-    run = _Run(network, as_float(images).to(place), labels.to(place), settings)
+    inputs = as_input(network, images)
+    run = _Run(network, inputs, labels.to(inputs.device), settings)
     with evaluating(network):
         found = run.predicted(run.images)
         check_classes(run.labels, run.classes)
