@@ -8,8 +8,9 @@
     python scripts/convergence_figures.py histogram DATA --out FOLDER    # CSC at the first convolution
 
 Those with DATA need its trained CIFAR ResNet-20 and images. The last two take `--network` (resnet20, resnet56
-or efficientnet-lite0) and `--images`; every finished method is kept in FOLDER, so that the same command goes
-on after an interruption and both pictures come from one measurement.
+or efficientnet-lite0: the demo, on the photographs of DATA) and `--images`. Every finished method is
+kept in FOLDER, so that the same command goes on after an interruption and both pictures come from one
+measurement; `--stored` draws what is there.
 """
 
 import argparse
@@ -24,15 +25,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from scripts.pages import cifar_images, picture, table  # noqa: E402
+from scripts.partition_networks import Network, load_network  # noqa: E402
 
-from networks_real import trained, trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
+from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attributions import Patterns, fit_patterns, method  # noqa: E402
 from veridical.faithfulness import (  # noqa: E402
     CosineConvergence,
@@ -43,7 +44,6 @@ from veridical.faithfulness import (  # noqa: E402
     simulate_chains,
     simulate_given,
 )
-from veridical.models import load_model  # noqa: E402
 from veridical.records import write_bytes  # noqa: E402
 from veridical.values import Explainer  # noqa: E402
 
@@ -68,7 +68,7 @@ METHODS = (
 )
 SHOWN = 1e-8
 """1 - cosine below this is drawn there, as in the figures of Sixt et al. 2020."""
-NETWORKS = {"resnet20": "resnet20_cifar10", "resnet56": "resnet56_cifar10", "efficientnet-lite0": ""}
+NETWORKS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56", "efficientnet-lite0": "EfficientNet-Lite0"}
 CONVERGING = (
     "patternnet", "pattern-attribution", "deep-taylor", "lrp-zplus", "lrp-alpha1-beta0", "lrp-alpha2-beta1",
     "lrp-alpha5-beta4", "lrp-cmp-alpha1", "lrp-cmp-alpha2", "guided-backprop", "deconvnet", "rectgrad",
@@ -222,38 +222,53 @@ class Sweep:
     out: Path
     network: str
     images: int
+    stored: bool = False
 
     def measured(self) -> dict[str, Mapping[str, Any]]:
-        """By method; what is missing is measured now."""
+        """By method; what is missing is measured now, or left out where only what is stored is asked for."""
         paths = {
-            name: self.out / f"{self.network}--{name}--{self.images}.npz"
-            for name in (*OTHERS, *CONVERGING)
-            if self.network != "efficientnet-lite0" or "pattern" not in name
+            name: self.out / f"{self.network}--{name}--{self.images}.npz" for name in (*OTHERS, *CONVERGING)
         }
         missing = [name for name, path in paths.items() if not path.exists()]
-        if missing:
-            model, x, explainers = self._subject(missing)
-            for name in missing:
-                found = cosine_convergence(model, x, explainers[name])
-                write_bytes(paths[name], packed(found))
-                print(f"finished {name}", file=sys.stderr, flush=True)
+        if self.stored:
+            return {name: dict(np.load(path)) for name, path in paths.items() if name not in missing}
+        # Patterns take long to fit: what needs none comes first.
+        patterned = [name for name in missing if "pattern" in name]
+        for names in ([name for name in missing if name not in patterned], patterned):
+            if names:
+                model, x, explainers = self._subject(names)
+                for name in names:
+                    write_bytes(paths[name], packed(self._measure(name, (model, x, explainers[name]))))
+                    print(f"finished {name}", file=sys.stderr, flush=True)
         return {name: dict(np.load(path)) for name, path in paths.items()}
 
-    def _subject(self, names: Sequence[str]) -> tuple[nn.Module, Tensor, dict[str, Explainer]]:
-        """Network, images and methods, in single precision."""
-        if self.network == "efficientnet-lite0":
-            loaded = load_model("demo")
-            files = sorted((self.data / "imagenet-sample").glob("*.jpg"))
-            chosen = files[:: len(files) // self.images][: self.images]
-            x = torch.stack([loaded.preprocessing.apply(Image.open(path)) for path in chosen])
-            return loaded.module, x, {name: method(name) for name in names}
-        model = trained(self.data, NETWORKS[self.network])
-        fitted = cifar_images(self.data, "train15k.zip", FITTED_ON).split(64)
-        patterns = fit_patterns(model, fitted) if any("pattern" in name for name in names) else None
+    def _measure(self, name: str, subject: tuple[nn.Module, Tensor, Explainer]) -> CosineConvergence:
+        """In single precision; in double where the numbers leave that before the first convolution."""
+        found = cosine_convergence(*subject)
+        if found.nan_fraction[-2] < 1:
+            return found
+        model, x, explainers = self._subject([name], torch.float64)
+        return cosine_convergence(model, x, explainers[name])
+
+    def _subject(
+        self, names: Sequence[str], dtype: torch.dtype = torch.float32
+    ) -> tuple[nn.Module, Tensor, dict[str, Explainer]]:
+        """Network, images and methods."""
+        network = load_network(NETWORKS[self.network], self.data, self.images, None)
+        network.model.to(dtype)
+        patterns = self._patterns(network, dtype) if any("pattern" in name for name in names) else None
         ready = {
             name: method(name, patterns=patterns) if "pattern" in name else method(name) for name in names
         }
-        return model, cifar_images(self.data, "test.zip", self.images), ready
+        return network.model, network.images.to(dtype), ready
+
+    def _patterns(self, network: Network, dtype: torch.dtype) -> Patterns:
+        """Of 1024 training images, or of the photographs that are not explained."""
+        if self.network == "efficientnet-lite0":
+            fitted: Sequence[Tensor] = network.training()
+        else:
+            fitted = cifar_images(self.data, "train15k.zip", FITTED_ON).split(64)
+        return fit_patterns(network.model, [batch.to(dtype) for batch in fitted])
 
 
 def packed(found: CosineConvergence) -> bytes:
@@ -340,6 +355,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the folder that keeps finished methods")
     parser.add_argument("--network", choices=list(NETWORKS), default="resnet20")
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--stored", action="store_true", help="draw what FOLDER holds, measure nothing")
     chosen = parser.parse_args(arguments)
     if chosen.figure not in FREE and chosen.data is None:
         parser.error(f"expected the data folder after {chosen.figure}, got none")
@@ -357,7 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif chosen.figure in ON_DATA:
         text = ON_DATA[chosen.figure](chosen.data)
     else:
-        text = SWEEPS[chosen.figure](Sweep(chosen.data, chosen.out, chosen.network, chosen.images))
+        sweep = Sweep(chosen.data, chosen.out, chosen.network, chosen.images, chosen.stored)
+        text = SWEEPS[chosen.figure](sweep)
     print(text)  # noqa: T201
     return 0
 

@@ -1,11 +1,13 @@
-"""Print the table of docs/roar.md and draw its picture: remove and retrain on MNIST, some minutes.
+"""Print a table of docs/roar.md and draw its picture: remove and retrain on small parts of two data sets.
 
-    python scripts/roar_figure.py DATA [--cells FOLDER]
+    python scripts/roar_figure.py DATA [--data-set mnist] [--cells FOLDER]      # a minute
+    python scripts/roar_figure.py DATA --data-set cifar10 [--cells FOLDER]      # some minutes
 
-DATA is the optional data folder; its MNIST/raw is read. With --cells an interrupted run goes on.
+DATA is the optional data folder; its MNIST/raw or cifar10 is read. With --cells an interrupted run goes on.
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
-TRAIN, TEST = 1000, 1000
-SETTINGS = TrainingSettings(epochs=10, batch=50, lr=3e-3, schedule="cosine")
 SHARES = (0.5, 0.9)
 REPETITIONS = 3
 
@@ -38,6 +38,53 @@ def small_network(seed: int) -> nn.Module:
             nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
             nn.Flatten(), nn.Linear(16 * 7 * 7, 10),
         )  # fmt: skip
+
+
+def color_network(seed: int) -> nn.Module:
+    """Three convolutions and a dense layer for color images of 32 x 32 pixels in [0, 1], 10 classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(32 * 4 * 4, 10),
+        )  # fmt: skip
+
+
+def digits(data: Path) -> tuple[LabeledImages, LabeledImages]:
+    """The training and the test images of MNIST."""
+    folder = data / "MNIST" / "raw"
+    return load_labeled(folder, part="train", channels=1), load_labeled(folder, part="test", channels=1)
+
+
+def photographs(data: Path) -> tuple[LabeledImages, LabeledImages]:
+    """Training and test images of CIFAR-10."""
+    return load_labeled(data / "cifar10" / "train15k.zip"), load_labeled(data / "cifar10" / "test.zip")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Which images, how many of them to train and to test on, which network learns them, and how."""
+
+    load: Callable[[Path], tuple[LabeledImages, LabeledImages]]
+    build: Callable[[int], nn.Module]
+    settings: TrainingSettings
+    train: int
+    test: int
+    picture: str
+
+
+EXPERIMENTS = {
+    "mnist": Experiment(
+        digits, small_network, TrainingSettings(epochs=10, batch=50, lr=3e-3, schedule="cosine"),
+        1000, 1000, "roar.png",
+    ),
+    "cifar10": Experiment(
+        photographs, color_network, TrainingSettings(epochs=10, batch=50, lr=3e-3, schedule="cosine"),
+        4000, 2000, "roar-cifar10.png",
+    ),
+}  # fmt: skip
 
 
 def methods() -> dict[str, Explainer]:
@@ -54,11 +101,11 @@ class Measured:
     explained: float
 
 
-def measure(folder: Path, cells: Path | None, train: int = TRAIN, test: int = TEST) -> Measured:
-    """The whole experiment on the digits in a folder of MNIST's files."""
-    digits = [load_labeled(folder, part=part, channels=1) for part in ("train", "test")]
-    data = RoarData(*prepared(digits[0].subset(train)), *prepared(digits[1].subset(test)))
-    retrain = FromScratch(small_network, SETTINGS)
+def measure(experiment: Experiment, folder: Path, cells: Path | None) -> Measured:
+    """The whole experiment on the images in the data folder."""
+    train, test = experiment.load(folder)
+    data = RoarData(*prepared(train.subset(experiment.train)), *prepared(test.subset(experiment.test)))
+    retrain = FromScratch(experiment.build, experiment.settings)
     model = retrain(data.images, data.labels, 1000)
     found = roar(
         model, data, methods(), retrain, folder=cells, progress=tell, shares=SHARES, repetitions=REPETITIONS,
@@ -66,9 +113,9 @@ def measure(folder: Path, cells: Path | None, train: int = TRAIN, test: int = TE
     return Measured(found, accuracy(model, data.test_images, data.test_labels).share)
 
 
-def prepared(digits: LabeledImages) -> tuple[Tensor, Tensor]:
+def prepared(images: LabeledImages) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] and labels."""
-    return digits.images.float() / 255, digits.labels
+    return images.images.float() / 255, images.labels
 
 
 def tell(done: int, total: int) -> None:
@@ -110,16 +157,18 @@ def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--data-set", choices=list(EXPERIMENTS), default="mnist")
     parser.add_argument("--cells", type=Path, default=None)
     asked = parser.parse_args()
+    experiment = EXPERIMENTS[asked.data_set]
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    measured = measure(asked.data / "MNIST" / "raw", asked.cells)
+    measured = measure(experiment, asked.data, None if asked.cells is None else asked.cells / asked.data_set)
     print(f"the explained network: {measured.explained:.1%} of {measured.found.n} test images")
     print(table(measured.found))
     for cell, reason in measured.found.failures:
         print(f"not measured: {cell}: {reason}")
-    draw(measured.found, FOLDER / "roar.png")
+    draw(measured.found, FOLDER / experiment.picture)
 
 
 if __name__ == "__main__":

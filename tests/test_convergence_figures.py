@@ -1,11 +1,14 @@
 """The script behind docs/convergence.md: the page holds what it prints."""
 
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+import torch
 
 from fitted import ready
 from networks import Sequential, images, seeded
@@ -55,7 +58,7 @@ def tiny(script, monkeypatch):
     """The methods on a tiny network, and the names of those that were measured."""
     asked = []
 
-    def subject(sweep, names):
+    def subject(sweep, names, dtype=torch.float64):
         asked.extend(names)
         model = seeded(Sequential)
         return model, images(sweep.images), {name: ready(name, model) for name in names}
@@ -82,6 +85,37 @@ def test_many_methods_are_measured_once_and_drawn(script, tiny, tmp_path, capsys
     assert drawn.read_bytes() == before
 
 
+def test_what_leaves_single_precision_is_measured_in_double(script, tiny, tmp_path, monkeypatch) -> None:
+    measured, calls = script.cosine_convergence, []
+
+    def overflowing(model, x, explainer):
+        found = measured(model, x, explainer)
+        calls.append(model)
+        lost = np.ones_like(found.nan_fraction)
+        return replace(found, nan_fraction=lost) if len(calls) == 1 else found
+
+    monkeypatch.setattr(script, "cosine_convergence", overflowing)
+    monkeypatch.setattr(script, "CONVERGING", ())
+    monkeypatch.setattr(script, "OTHERS", ("gradient", "lrp-z"))
+    found = script.Sweep(tmp_path, tmp_path, "resnet20", 2).measured()
+    assert tiny == ["gradient", "lrp-z", "gradient"] and len(calls) == 3
+    assert found["gradient"]["missing"][-2] < 1
+
+
+@pytest.mark.parametrize("network", ["resnet56", "efficientnet-lite0"])
+def test_every_network_has_its_own_cells_and_what_is_stored_can_be_drawn(
+    script, tiny, tmp_path, capsys, network
+) -> None:
+    command = ["cosines", str(tmp_path), "--out", str(tmp_path), "--images", "2", "--network", network]
+    assert script.main(command) == 0
+    assert (tmp_path / f"convergence-cosines-{network}.png").exists()
+    assert "| patternnet |" in capsys.readouterr().out
+    (tmp_path / f"{network}--patternnet--2.npz").unlink()
+    tiny.clear()
+    assert script.main([*command, "--stored"]) == 0
+    assert tiny == [] and "patternnet" not in capsys.readouterr().out
+
+
 def test_sweeps_need_a_folder_for_what_is_finished(script, capsys) -> None:
     with pytest.raises(SystemExit):
         script.main(["cosines", "data"])
@@ -95,3 +129,7 @@ def test_networks_of_the_sweeps(script, data_folder, tmp_path) -> None:
     assert x.shape == (2, 3, 32, 32)
     assert model(x).shape == (2, 10)
     assert list(explainers) == ["gradient"]
+    photographs = script.Sweep(data_folder, tmp_path, "efficientnet-lite0", 1)
+    model, x, _ = photographs._subject(["gradient"])
+    assert x.shape == (1, 3, 224, 224)
+    assert model(x).shape == (1, 1000)

@@ -33,6 +33,7 @@ JUDGED = {
     "pixel-flipping": {"required": False, "statistic": "median_morf_margin"},
 }
 REMOVED = ("0.00%", "5.00%", "15.00%", "40.00%")
+COSINES = ("0.9999 to 1", "0.999 to 0.9999", "0.99 to 0.999", "0.9 to 0.99", "0.8 to 0.9", "0 to 0.8")
 LAYERS = ("classifier", "features.7", "features.5", "features.3", "features.1", "features.0")
 SIGNED = ("gradient", "lrp-z", "guided-backprop")
 
@@ -90,7 +91,12 @@ def scores_of(method, names, level, generator):
         rest = 10.0 ** (-place * level)
         aggregate = {"median_cosine": 1 - 0.95 * rest, "mean_cosine": 1 - 0.97 * rest}
         aggregate |= {"one_minus_median_cosine": 0.95 * rest, "random_baseline": 0.05 + 0.02 * place}
+        for percentile in (0, 1, 5, 10, 20, 80, 95, 99, 100):
+            aggregate[f"one_minus_percentile_{percentile}_cosine"] = rest * 10 ** (0.5 - percentile / 100)
+        aggregate |= {"nan_fraction": 0.01 * place, "resolution": 2e-15, "unresolved_fraction": 0.0}
         rows += [Score(method, TESTS[2], key, value, layer=layer, n=30) for key, value in aggregate.items()]
+    for place, bounds in enumerate(COSINES):
+        rows.append(Score(method, TESTS[2], "cosines", 100.0 * (place < 3), layer=bounds, n=30))
     for order, speed in (("morf", 9), ("lerf", 1), ("random", 4)):
         for removed in REMOVED:
             value = 0.9 * math.exp(-speed * level * float(removed[:-1]) / 100)
@@ -162,6 +168,9 @@ def _description(names, size, methods, verdicts):
         )
         for place, name in enumerate(names)
     ]  # fmt: skip
+    tests = {name: TestRecord(description=name, settings={"seed": 0, "level": 0.99}) for name in TESTS}
+    facts = {"first_convolution": LAYERS[-1], "channels": 16, "precision": "float32"}
+    tests["cosine-convergence"].settings.update(facts)
     settings = {"seed": 0, "preset": "quick", "methods": list(methods), "tests": list(TESTS), "device": "cpu"}
     return Run(
         veridical="0.1.0",
@@ -176,7 +185,7 @@ def _description(names, size, methods, verdicts):
         ),
         images=images,
         methods={name: MethodRecord(options=f"{name}()", description="What it does.") for name in methods},
-        tests={name: TestRecord(description=name, settings={"seed": 0, "level": 0.99}) for name in TESTS},
+        tests=tests,
         policy={"name": "default", "tests": JUDGED},
         verdicts=verdicts,
         skipped=[SkippedRecord(method=methods[-1], test="manipulation", reason="it is not differentiable")],

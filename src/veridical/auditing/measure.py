@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veridical.attacks import Manipulation, ManipulationSettings, manipulate
 from veridical.attributions import saliency
+from veridical.auditing.cosines import summaries
 from veridical.auditing.forgery import attack_settings
 from veridical.auditing.inputs import spans
 from veridical.auditing.movement import predict, radius_of, softplus_for
@@ -215,21 +216,19 @@ def _convergence(subject: Subject, work: Work) -> Outcome:
             )  # fmt: skip
         )
         work.tick((index + 1) / count)
-    scores = []
+    scores: list[Score] = []
     for place, layer in enumerate(results[0].layers):
         medians = zip((one.median[place] for one in results), subject.names, strict=False)
         scores += [work.score("cosine", value, image=name, layer=layer) for value, name in medians]
-        for statistic, name in (
-            ("median_cosine", "median"),
-            ("mean_cosine", "mean"),
-            ("one_minus_median_cosine", "one_minus_median"),
-        ):
-            scores.append(work.summary(statistic, [getattr(one, name)[place] for one in results], layer))
-        for statistic, kind in (("random_baseline", "same"), ("nan_fraction", "mean")):
-            values = [getattr(one, statistic)[place] for one in results]
-            scores.append(work.summary(statistic, values, layer, cast(Kind, kind)))
+    scores += [work.summary(one.statistic, one.values, one.layer, one.kind) for one in summaries(results)]
     # The last entry is the input, whose few channels are alike even for random vectors (Sixt et al. 2020, 3).
-    return Outcome(scores, facts={"start": results[0].start, "first_convolution": results[0].layers[-2]})
+    facts = {
+        "start": results[0].start,
+        "first_convolution": results[0].layers[-2],
+        "channels": results[0].channels[-2],
+        "precision": str(subject.images.dtype).removeprefix("torch."),
+    }
+    return Outcome(scores, facts=facts)
 
 
 def _manipulation(subject: Subject, work: Work) -> Outcome:

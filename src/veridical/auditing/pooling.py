@@ -18,9 +18,9 @@ from veridical.records import Arrays, Score
 from veridical.verdicts import LEVEL
 from veridical.verdicts.intervals import median_interval
 
-Kind = Literal["median", "share", "mean", "same"]
-"""How values become a summary: the median, or the share of ones, with an interval; the mean; or one of them,
-where all are equal."""
+Kind = Literal["median", "share", "mean", "middle", "sum", "same"]
+"""How values become a summary: the median, or the share of ones, with an interval; without one the mean, the
+median ("middle"), the sum, or one of them, where all are equal."""
 
 RESAMPLED = 1000
 """Up to so many images the bootstrap draws; beyond, its limit for infinitely many resamples is computed."""
@@ -124,11 +124,21 @@ def summarize(parts: Sequence[Pooled], seed: int) -> Score:
     first = parts[0]
     values = np.array([value for one in parts for value in one.values], dtype=np.float64)
     name = (first.method, first.test, first.statistic)
-    if first.kind in ("mean", "same"):
-        value = float(values.mean() if first.kind == "mean" else values[0])
-        return Score(*name, value, layer=first.layer, n=values.size)
+    if first.kind not in ("median", "share"):
+        value, count = _plain(values, first.kind)
+        return Score(*name, value, layer=first.layer, n=count)
     estimate, low, high, count = _interval(values, first.kind, seed)
     return Score(*name, estimate, layer=first.layer, ci_low=low, ci_high=high, n=count)
+
+
+def _plain(values: NDArray[np.float64], kind: Kind) -> tuple[float, int]:
+    """A summary without an interval, and the number of values behind it."""
+    if kind == "middle":
+        measured = values[~np.isnan(values)]
+        return float(np.median(measured)) if measured.size else math.nan, measured.size
+    if kind == "same":
+        return float(values[0]), values.size
+    return float(values.mean() if kind == "mean" else values.sum()), values.size
 
 
 def _interval(values: NDArray[np.float64], kind: Kind, seed: int) -> tuple[float, float, float, int]:

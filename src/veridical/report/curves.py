@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from veridical.report import words
+
 INK = "#1f2328"
 FAINT = "#6b7280"
 LINE = "#1d5fa8"
@@ -45,6 +47,24 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A range of values over layers that is shaded around their median."""
+
+    name: str
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture as a data URI with its caption, and what it shows in words."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Axis:
     """How the vertical axis is drawn, and what stands beneath the horizontal one."""
 
@@ -59,11 +79,47 @@ def curve_picture(curve: Curve, axis: Axis) -> str:
     figure, axes = _canvas()
     _draw(axes, curve, axis)
     _dress(axes, axis)
-    count = len(curve.layers)
-    shown = np.unique(np.linspace(0, count - 1, min(count, TICKS)).round().astype(int))
-    axes.set_xticks(shown, [_short(curve.layers[place]) for place in shown], rotation=30, ha="right")
-    axes.set_xlim(-0.5, max(count - 0.5, 0.5))
+    _name_layers(axes, curve.layers)
     return _picture(figure)
+
+
+def bands_picture(curve: Curve, bands: Sequence[Band], axis: Axis) -> str:
+    """Return the curve in its bands, the widest first, as a data URI."""
+    figure, axes = _canvas()
+    places = np.arange(len(curve.layers))
+    for shade, band in zip((0.14, 0.3, 0.45), bands, strict=False):
+        low, high = _floored(band.low, axis), _floored(band.high, axis)
+        axes.fill_between(places, low, high, color=LINE, alpha=shade, lw=0, label=band.name)
+    axes.plot(places, _floored(curve.values, axis), color=LINE, lw=2, label="median")
+    if np.isfinite(_floored(curve.baseline, axis)).any():
+        axes.plot(places, _floored(curve.baseline, axis), "--", color=FAINT, lw=1.4, label="random vectors")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
+    _dress(axes, axis)
+    _name_layers(axes, curve.layers)
+    return _picture(figure)
+
+
+def bars_picture(names: Sequence[str], shares: Sequence[float], axis: Axis) -> str:
+    """Return horizontal bars with their names at the left, the first one on top, as a data URI."""
+    figure, axes = _canvas()
+    places = np.arange(len(names))
+    axes.barh(places, shares, color=LINE, height=0.8)
+    _dress(axes, axis)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color="#d9dde3", lw=0.7)
+    axes.set_yticks(places, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(axis.below, fontsize=10, color=INK)
+    return _picture(figure)
+
+
+def curve_alt(title: str, curve: Curve) -> str:
+    """What a curve shows in words: its ends, and how many layers it is over."""
+    first, last = words.number(curve.values[0]), words.number(curve.values[-1])
+    return (
+        f"Chart. {title}: {first} at {curve.layers[0]}, {last} at {curve.layers[-1]},"
+        f" over {words.counted(len(curve.layers), 'layer')}."
+    )
 
 
 def lines_picture(lines: Sequence[Line], axis: Axis) -> str:
@@ -76,6 +132,13 @@ def lines_picture(lines: Sequence[Line], axis: Axis) -> str:
     axes.set_xlabel(axis.below, fontsize=10, color=INK)
     _dress(axes, axis)
     return _picture(figure)
+
+
+def _name_layers(axes: Axes, layers: Sequence[str]) -> None:
+    count = len(layers)
+    shown = np.unique(np.linspace(0, count - 1, min(count, TICKS)).round().astype(int))
+    axes.set_xticks(shown, [_short(layers[place]) for place in shown], rotation=30, ha="right")
+    axes.set_xlim(-0.5, max(count - 0.5, 0.5))
 
 
 def _canvas() -> tuple[Figure, Axes]:

@@ -8,15 +8,15 @@ import numpy as np
 
 from veridical.records import Score
 from veridical.report import pictures, words
-from veridical.report.curves import Axis, Curve, Line, curve_picture, lines_picture
+from veridical.report.convergence import Convergence, convergence
+from veridical.report.curves import Axis, Chart, Curve, Line, curve_alt, curve_picture, lines_picture
 from veridical.report.overview import Badge, Finding, anchor, finding
 from veridical.report.pairs import Colorbar, Pair, manipulated_pairs
 from veridical.report.photographs import map_key, photo_alt, photo_key
 from veridical.report.reader import Array, Maps, RunData
 from veridical.report.shown import Shown, Tile, chosen
 
-RANDOMIZATION, CONVERGENCE, OTHER_CLASS = "cascading-randomization", "cosine-convergence", "random-logit"
-FLIPPING = "pixel-flipping"
+RANDOMIZATION, OTHER_CLASS, FLIPPING = "cascading-randomization", "random-logit", "pixel-flipping"
 REMOVED = {"morf": "most relevant first", "lerf": "least relevant first", "random": "random order"}
 
 
@@ -28,15 +28,6 @@ class Strip:
     tiles: tuple[Tile, ...]
     link: str = ""
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One curve with its caption."""
-
-    source: str
-    alt: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ class Section:
     randomized: Strip | None
     randomization_chart: Chart | None
     flipping: Chart | None
-    convergence: tuple[Chart, ...]
+    convergence: Convergence | None
     pairs: tuple[Pair, ...]
     pairs_stored: int
 
@@ -91,7 +82,7 @@ def section(data: RunData, name: str, shown: Shown) -> Section:
         randomized=_randomized(data, name, maps, (signed, shown)),
         randomization_chart=_randomization_chart(data, name),
         flipping=_flipping_chart(data, name),
-        convergence=tuple(_convergence(data, name)),
+        convergence=convergence(data, name),
         pairs=pairs,
         pairs_stored=stored,
     )
@@ -179,7 +170,7 @@ def _randomization_chart(data: RunData, name: str) -> Chart | None:
     lowest = min([0.0, *(bound for bound in (*values, *curve.low) if np.isfinite(bound))])
     axis = Axis("median SSIM", limits=(lowest * 1.05, 1.02))
     caption = "Median similarity to the original map over all photographs, with its interval (shaded)."
-    return Chart(curve_picture(curve, axis), _curve_alt("Median SSIM after each step", curve), caption)
+    return Chart(curve_picture(curve, axis), curve_alt("Median SSIM after each step", curve), caption)
 
 
 def _flipping_chart(data: RunData, name: str) -> Chart | None:
@@ -204,37 +195,3 @@ def _flipping_chart(data: RunData, name: str) -> Chart | None:
         f"Chart. Median probability with {words.number(lines[0].places[-1])} % of the pixels removed: {ends}."
     )
     return Chart(lines_picture(lines, axis), alt, caption)
-
-
-def _convergence(data: RunData, name: str) -> list[Chart]:
-    def values(statistic: str) -> list[Score]:
-        rows = data.select(method=name, test=CONVERGENCE, statistic=statistic)
-        return [row for row in rows if row.layer and not row.image]
-
-    median, rest = values("median_cosine"), values("one_minus_median_cosine")
-    known = {row.layer: row.value for row in values("random_baseline")}
-    charts = []
-    if median:
-        curve = _curve(median, [known.get(row.layer, float("nan")) for row in median])
-        caption = "Median |cosine| by layer, from the start layer (left) to the input (right). High is bad."
-        picture = curve_picture(curve, Axis("median |cosine|", limits=(0, 1.03)))
-        charts.append(Chart(picture, _curve_alt("Median absolute cosine", curve), caption))
-    if rest:
-        curve = _curve(rest, [1 - known.get(row.layer, float("nan")) for row in rest])
-        caption = "The same as 1 − median |cosine|, logarithmic (values below 10⁻⁸ drawn there). Low is bad."
-        picture = curve_picture(curve, Axis("1 − median |cosine|", log=True))
-        charts.append(Chart(picture, _curve_alt("One minus median absolute cosine", curve), caption))
-    return charts
-
-
-def _curve(rows: list[Score], baseline: list[float]) -> Curve:
-    low, high = [row.ci_low for row in rows], [row.ci_high for row in rows]
-    return Curve([row.layer for row in rows], [row.value for row in rows], low, high, baseline)
-
-
-def _curve_alt(title: str, curve: Curve) -> str:
-    first, last = words.number(curve.values[0]), words.number(curve.values[-1])
-    return (
-        f"Chart. {title}: {first} at {curve.layers[0]}, {last} at {curve.layers[-1]},"
-        f" over {words.counted(len(curve.layers), 'layer')}."
-    )
