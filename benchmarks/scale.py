@@ -3,8 +3,9 @@
 `python -m benchmarks.scale overhead` audits the bundled network and compares the processor time of the tests
 with that of everything else: the plan, the pass over the images before the work, storage, joining, the
 verdicts, the report. `python -m benchmarks.scale memory` audits a tiny network on 10, 100 and 1,000 images,
-each in a process of its own, and reads the largest resident memory of the process. A figure that is stored
-already is not measured again; `--again` measures all.
+each in a process of its own, and reads the largest resident memory of the process.
+`python -m benchmarks.scale estimates` measures each test of each method and prints what the plan says of it
+over what it took. A figure that is stored already is not measured again; `--again` measures all.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,10 @@ from benchmarks.timing import RESULTS, environment
 FILE = RESULTS / "scale.json"
 MIB = 2**20
 SIDE = 64
+TESTS = (
+    "random-logit", "cascading-randomization", "pixel-flipping", "cosine-convergence", "manipulation",
+    "curvature",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,71 @@ def overhead(methods: list[str], preset: str) -> dict[str, object]:
     }  # fmt: skip
 
 
+def measured(method: str) -> dict[str, object]:
+    """Processor seconds of each test of a method on the bundled network, and what a plan rests on.
+
+    As the preset quick, but with 12 steps of the manipulation instead of 120, whose cost is that of a step.
+    """
+    from veridical.auditing import audit, cost, executor
+
+    model, images, options = _bundled(method)
+    found, plain = {}, executor.measure
+
+    def timed(subject: object, work: object) -> object:
+        started = time.process_time()
+        outcome = plain(subject, work)
+        found[work.task.test] = round(time.process_time() - started, 3)
+        return outcome
+
+    executor.measure, cost.CLOCK = timed, time.process_time
+    before = _plan(model, images, options)
+    audit(model, images, **options)
+    after = _plan(model, images, options)
+    # What else runs changes the speed of the machine: the mean of before and after.
+    probe = {name: (value + getattr(after, name)) / 2 for name, value in asdict(before).items()}
+    return {"seconds": found, "probe": probe}
+
+
+def _bundled(method: str) -> tuple[nn.Module, Tensor, dict[str, object]]:
+    from veridical.auditing import plan
+    from veridical.data import sample_photographs
+    from veridical.models import load_model
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    plan.PRESETS["quick"] = replace(plan.PRESETS["quick"], manipulation_steps=12)
+    loaded = load_model("demo")
+    images = torch.stack([loaded.preprocessing.apply(one) for one in sample_photographs().images])
+    low, high = (one.flatten().tolist() for one in loaded.preprocessing.bounds())
+    return loaded.module, images, {"methods": [method], "tests": list(TESTS), "bounds": (low, high)}
+
+
+def _plan(model: nn.Module, images: Tensor, options: dict[str, object]) -> object:
+    from veridical.auditing import plan_audit
+
+    return plan_audit(model, images, **options).probe
+
+
+def estimates() -> str:
+    """What the plan says of each measured test, over what it took, as a table; by the probe of its run."""
+    from veridical.auditing import cost, plan_audit
+
+    lines = [f"| method | {' | '.join(TESTS)} |", "| --- " * (len(TESTS) + 1) + "|"]
+    for name, entry in _stored().items():
+        if not name.startswith("measured "):
+            continue
+        probe, seconds = cost.Probe(**entry["probe"]), entry["seconds"]
+        cost.measure_probe = lambda _, probe=probe: probe
+        model, images, options = _bundled(name.removeprefix("measured "))
+        planned = {one.test: one.seconds for one in plan_audit(model, images, **options).lines}
+        cells = [
+            f"{planned[test]:.1f} / {seconds[test]:.1f} = {planned[test] / seconds[test]:.2f}"
+            if test in seconds else "" for test in TESTS
+        ]  # fmt: skip
+        lines.append(f"| {name.removeprefix('measured ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _stored() -> dict[str, object]:
     return json.loads(FILE.read_text()) if FILE.is_file() else {}
 
@@ -129,7 +199,7 @@ def _keep(name: str, value: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["overhead", "memory", "one"])
+    parser.add_argument("what", choices=["overhead", "memory", "estimates", "one"])
     parser.add_argument("--images", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--methods", nargs="+", default=["gradient", "lrp-zplus", "lrp-epsilon"])
     parser.add_argument("--preset", default="quick")
@@ -142,6 +212,12 @@ def main() -> None:
         name = f"overhead {options.preset}, {len(options.methods)} methods"
         if options.again or name not in _stored():
             _keep(name, overhead(options.methods, options.preset))
+        return
+    if options.what == "estimates":
+        for method in options.methods:
+            if options.again or f"measured {method}" not in _stored():
+                _keep(f"measured {method}", measured(method))
+        print(estimates())
         return
     for count in options.images:
         if options.again or f"memory {count}" not in _stored():

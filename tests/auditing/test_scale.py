@@ -335,7 +335,7 @@ def test_the_plan_counts_tasks_and_what_is_done(network, ten, in_tasks_of, tmp_p
     assert (plan.tasks, plan.done, plan.chunk) == (12, 0, 4)
     assert plan.seconds > 0 and plan.bytes > 0 and [line.images for line in plan.lines] == [10] * 4
     passes = {(line.method, line.test): line.passes for line in plan.lines}
-    assert passes["smoothgrad", "random-logit"] == 2 * passes["gradient", "random-logit"]
+    assert passes["smoothgrad", "random-logit"] > 2 * passes["gradient", "random-logit"]
     assert passes["gradient", "pixel-flipping"] > passes["smoothgrad", "pixel-flipping"]
     audit(network, ten, out=tmp_path / "run", **(options | {"progress": None}))
     after = plan_audit(network, ten, out=tmp_path / "run", **options)

@@ -59,6 +59,20 @@ def test_the_files_hold_what_was_measured(call, tmp_path, undrawn):
     assert np.array_equal(pixels, (read * 255).round().numpy().astype(np.uint8))
 
 
+def test_the_preprocessing_of_the_option_is_the_one_that_is_attacked(call, tmp_path, undrawn):
+    sizes = tmp_path / "sizes.json"
+    sizes.write_text('{"resize": 32, "crop": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}')
+    for option, low in (("none", 0.0), (sizes, -1.0)):
+        result = call("--target-text", "no", "--preprocessing", option, steps=5)
+        assert result.exit_code == 0, result.output
+        found = record(tmp_path)
+        assert set(found["settings"]["bounds"][0]) == {low} and set(found["settings"]["bounds"][1]) == {1.0}
+        images = load_file(tmp_path / "out" / "images.safetensors")
+        assert images["clean"].shape == images["manipulated"].shape == (1, 3, 32, 32)
+        assert all(one.min() >= low and one.max() <= 1 for one in images.values())
+        assert found["model"]["preprocessing"]["mean"] == ([0.0] * 3 if option == "none" else [0.5] * 3)
+
+
 def test_the_same_attack_twice_differs_in_its_times_only(call, tmp_path):
     arguments = ("--target-image", tmp_path / "two.png", "--smoothgrad", 2, "--seed", 3)
     contents = []
@@ -154,7 +168,7 @@ def test_an_interrupt_before_the_attack_writes_nothing(call, tmp_path, monkeypat
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("veridical.cli.attack.load_model", interrupted)
+    monkeypatch.setattr("veridical.cli.options.load_model", interrupted)
     result = call("--target-text", "no")
     assert result.exit_code == 130 and "nothing was written" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -205,6 +219,7 @@ def test_the_random_state_and_the_directory_are_left_alone(call, tmp_path, undra
         (("--target-text", "a", "--smoothgrad", "0"), "samples of at least 1, got 0"),
         (("--target-text", "a", "--device", "abacus"), "abacus"),
         (("--target-text", "a", "--model", "attackmodule:none"), "none"),
+        (("--target-text", "a", "--preprocessing", "nonne"), "expected none or a JSON file"),
         (("--target-text", "a", "--image", "/nowhere.png"), "/nowhere.png"),
         (("--target-text", "a", "--out", __file__), "expected a directory to write to"),
         (("--target-text", "a", "--out", f"{__file__}/below"), "expected a directory to write to"),
@@ -221,7 +236,7 @@ def test_a_method_that_cannot_be_attacked_is_refused_before_anything_is_loaded(c
     def never(*_, **__):
         raise RuntimeError("loaded")
 
-    monkeypatch.setattr("veridical.cli.attack.load_model", never)
+    monkeypatch.setattr("veridical.cli.options.load_model", never)
     for more in (("--method", "attackmodule:still"), ("--smooth-beta", "-1"), ("--preset", "x")):
         result = call("--target-text", "a", *more)
         assert result.exit_code == 2 and "loaded" not in result.stderr

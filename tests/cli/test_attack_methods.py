@@ -37,7 +37,7 @@ def never_loaded(monkeypatch):
     def never(*_, **__):
         raise RuntimeError("loaded")
 
-    monkeypatch.setattr("veridical.cli.attack.load_model", never)
+    monkeypatch.setattr("veridical.cli.options.load_model", never)
 
 
 def names(tmp_path):

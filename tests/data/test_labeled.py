@@ -1,6 +1,7 @@
 """Labeled images from every kind of source; what cannot be used is named."""
 
 import gzip
+import tarfile
 import zipfile
 from io import BytesIO
 
@@ -39,13 +40,23 @@ def write_zip(path, files):
     return path
 
 
-@pytest.fixture(params=["folder", "zip", "nested zip"])
+def write_tar(path, files):
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, BytesIO(content))
+    return path
+
+
+@pytest.fixture(params=["folder", "zip", "nested zip", "tar", "nested tar.gz"])
 def write(request, tmp_path):
     def writer(files):
         if request.param == "folder":
             return write_folder(tmp_path / "images", files)
-        above = "all/" if request.param == "nested zip" else ""
-        return write_zip(tmp_path / "images.zip", {above + name: one for name, one in files.items()})
+        above, form = "all/" if "nested" in request.param else "", request.param.split()[-1]
+        pack = write_zip if form == "zip" else write_tar
+        return pack(tmp_path / f"images.{form}", {above + name: one for name, one in files.items()})
 
     return writer
 
@@ -134,11 +145,11 @@ def test_a_member_of_absurd_size_is_not_opened(tmp_path, monkeypatch):
     ("name", "error", "message"),
     [
         ("missing", FileNotFoundError, "nothing of this name"),
-        ("a.tar", ValueError, r"a folder, a \.zip, a \.csv or an"),
+        ("a.rar", ValueError, r"a folder, a \.zip, a \.tar, a \.csv or an"),
     ],
 )
 def test_sources_of_other_kinds_are_refused(tmp_path, name, error, message):
-    (tmp_path / "a.tar").write_bytes(b"x")
+    (tmp_path / "a.rar").write_bytes(b"x")
     for function in (load_labeled, parts_of):
         with pytest.raises(error, match=message):
             function(tmp_path / name)

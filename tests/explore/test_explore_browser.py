@@ -1,7 +1,11 @@
 """The page in a real browser, at the width of a phone and by keyboard."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "screenshot.py"
 PHONE = {"width": 375, "height": 667}
 PATIENCE = 120_000
+FRAMES = ["image before", "image", "change, amplified", "map before", "map", "target map"]
 
 
 @pytest.fixture
@@ -95,6 +100,8 @@ def test_images_classes_and_sliders_change_the_maps_and_a_manipulation_converges
         page.press("#steps", "Enter")
         page.wait_for_function("() => document.documentElement.dataset.attack === 'done'")
         assert "Done. Correlation" in page.inner_text("#attack-status")
+        assert page.locator("#frames h3").all_inner_texts() == FRAMES
+        assert re.search(r"times [0-9.]+\b", page.inner_text("#frames"))
         assert page.locator("#frames img").count() == 6 and page.locator("#figures dd").count() == 8
         assert page.locator("#curve .net").get_attribute("points").count(",") >= 5
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -147,3 +154,54 @@ def test_a_stored_run_has_no_controls_that_need_a_network(page, serve, run_direc
         page.click("#images label >> nth=2")
         viewer.settle(1)
         assert viewer.problems == []
+
+
+CIFAR = """
+from networks_real import CifarResNet
+from veridical.models import Preprocessing
+
+CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+def build():
+    return CifarResNet(3), Preprocessing(resize=None, crop=None), tuple(CLASSES)
+"""
+
+
+@contextmanager
+def command_serving(folder, *arguments):
+    """The link of a running `veridical explore`."""
+    (folder / "cifarmodule.py").write_text(CIFAR)
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
+    command = [sys.executable, "-m", "veridical", "explore", "--model", "cifarmodule:build", "--port", "0"]
+    with subprocess.Popen(
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    ) as process:
+        try:
+            yield next(line.strip() for line in process.stdout if line.startswith("http"))
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_manipulation_of_a_trained_network_converges(page, data_folder, tmp_path):
+    weights, images = data_folder / "models" / "resnet20_cifar10.pt", data_folder / "cifar10" / "test.zip"
+    options = ("--weights", weights, "--images", images, "--limit", 4, "--methods", "gradient,lrp-zplus")
+    with command_serving(tmp_path, *options) as link:
+        viewer = Viewer(page, link)
+        assert "4 of 10000 images" in page.inner_text("body") and viewer.picture("lrp-zplus")
+        page.fill("#steps", "150")
+        page.click("#start")
+        page.wait_for_function("() => document.getElementById('progress').value > 12")
+        assert page.locator("#frames img").count() >= 3 and page.is_disabled("#start")
+        page.wait_for_function("() => document.documentElement.dataset.attack === 'done'")
+        before, after = page.evaluate(PCC)
+        assert before < 0.6 and after > before + 0.2
+        assert float(page.inner_text("#figures").split("PSNR")[1].split()[0]) > 25
+        assert viewer.problems == []
+
+
+PCC = """() => [...document.querySelectorAll('#figures dd')][0].textContent.match(/-?[0-9.]+/g).map(Number)"""

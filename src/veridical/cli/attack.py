@@ -23,10 +23,10 @@ from veridical.cli.attack_files import check_place, write_attack
 from veridical.cli.attack_method import find_method
 from veridical.cli.attack_target import find_target
 from veridical.cli.errors import INTERRUPTED, one_line_errors
-from veridical.cli.options import Device, Model, Weights, find_device
+from veridical.cli.options import Device, Model, Network, Normalization, Weights, bounds_of, find_device
 from veridical.data import sample_photographs
 from veridical.data.images import Images, decode, digest, read_file
-from veridical.models import LoadedModel, load_model
+from veridical.models import LoadedModel
 from veridical.report import AttackPictures
 from veridical.values import FixedTensor
 
@@ -88,16 +88,11 @@ class Subject:
     photograph: Images
     inputs: Tensor
 
-    @property
-    def bounds(self) -> tuple[list[float], list[float]]:
-        """Black and white as the network sees them, one number a channel."""
-        low, high = self.loaded.preprocessing.bounds()
-        return low.flatten().tolist(), high.flatten().tolist()
-
 
 def command(  # noqa: PLR0913 - the options of a command line are its parameters
     model: Model = "demo",
     weights: Weights = None,
+    preprocessing: Normalization = None,
     image: ImageFile = None,
     target_image: TargetImage = None,
     target_map: TargetMap = None,
@@ -130,10 +125,10 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         defense = partial(defended, beta=smooth_beta, samples=smoothgrad, seed=seed, gradient=gradient)
         wanted = find_method(method, patterns, fit_patterns, defense)
         check_place(out)
-        subject = _load(model, weights, image, device)
+        subject = _load(Network(model, weights, preprocessing, device), image)
         attacked = wanted(subject.loaded)
         goal, target = aim(subject.loaded, subject.inputs, attacked.explainer)
-        settings = attack_settings(preset, subject.bounds, **chosen)
+        settings = attack_settings(preset, bounds_of(subject.loaded), **chosen)
         with _progress() as told:
             found = forge(
                 subject.loaded.module, subject.inputs, goal, attacked.explainer, settings, progress=told
@@ -145,14 +140,11 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         raise typer.Exit(INTERRUPTED)
 
 
-def _load(spec: str, weights: Path | None, image: Path | None, device: str) -> Subject:
-    # Softplus and small relevances are full of denormal numbers, which slow CPU kernels several times.
-    torch.set_flush_denormal(True)
-    place = find_device(device)
+def _load(network: Network, image: Path | None) -> Subject:
     photograph = _photograph(image)
-    loaded = load_model(spec, weights)
-    loaded.module.to(place)
-    return Subject(loaded, photograph, loaded.preprocessing.apply(photograph.images[0])[None].to(place))
+    loaded = network.load()
+    inputs = loaded.preprocessing.apply(photograph.images[0])[None].to(find_device(network.device))
+    return Subject(loaded, photograph, inputs)
 
 
 def _photograph(image: Path | None) -> Images:

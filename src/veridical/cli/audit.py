@@ -27,14 +27,12 @@ from veridical.auditing import (
 from veridical.checks import nearest_names
 from veridical.cli.audit_manifold import Decoder, Latents, Manifold, find_manifold
 from veridical.cli.audit_work import (
-    Audited,
     ExecutorName,
     MemoryGib,
     PlanOnly,
     RayAddress,
     Workers,
     find_executor,
-    load_audited,
     print_plan,
 )
 from veridical.cli.errors import names, one_line_errors
@@ -48,7 +46,19 @@ from veridical.cli.images import (
     data_facts,
     find_target,
 )
-from veridical.cli.options import Device, Json, Methods, Model, Normalization, Weights, find_explainers
+from veridical.cli.options import (
+    Device,
+    Json,
+    Material,
+    Methods,
+    Model,
+    Network,
+    Normalization,
+    Weights,
+    bounds_of,
+    find_explainers,
+    load_material,
+)
 from veridical.data import MAX_BROKEN
 from veridical.records import Run
 from veridical.report import render
@@ -99,7 +109,8 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         find_tests(names(tests))
         rules, surface = load_policy(policy), find_manifold(manifold, decoder, latents)
         choice = Choice(limit, seed, max_broken, most=PRESETS[preset].images)
-        material = load_audited(model, weights, images, device, choice, preprocessing)
+        network = Network(model, weights, preprocessing, device)
+        material = load_material(network, images, choice, later=True)
         options: dict[str, Any] = {
             "out": out, "preset": preset, "seed": seed, "methods": explainers, "tests": names(tests),
             "policy": rules, "manifold": surface, "target": find_target(target, material.labels),
@@ -127,7 +138,7 @@ def _check(preset: str, out: Path, methods: list[str | Explainer] | None, json_a
     find_methods(methods, PRESETS[preset])
 
 
-def _facts(material: Audited, choice: Choice) -> dict[str, Any]:
+def _facts(material: Material, choice: Choice) -> dict[str, Any]:
     """What the record and the pictures of a run need to know of model and images."""
     loaded, labels = material.loaded, material.labels
     return {
@@ -136,7 +147,7 @@ def _facts(material: Audited, choice: Choice) -> dict[str, Any]:
         "names": material.photographs.names,
         "display": loaded.preprocessing.denormalize,
         "labels": loaded.label,
-        "bounds": material.bounds(),
+        "bounds": bounds_of(loaded),
         "model_info": {
             "name": loaded.name, "source": loaded.source, "sha256": loaded.sha256,
             "parameters": loaded.parameters, "preprocessing": loaded.preprocessing.as_dict(),

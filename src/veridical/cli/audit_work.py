@@ -1,23 +1,15 @@
-"""How an audit's work is divided and done, what it will cost, and its images read when they are needed."""
+"""How an audit's work is divided and done, and what it will cost."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from veridical.auditing import Executor, LocalExecutor, Plan, RayExecutor
 from veridical.checks import nearest_names
-from veridical.cli.images import Choice, Labels, labels_of, read_photographs
-from veridical.cli.options import find_device, stacked
-from veridical.data import Images
-from veridical.models import LoadedModel, load_model
 
 EXECUTORS = ("local", "ray")
 
@@ -46,70 +38,6 @@ def find_executor(name: str, address: str | None, workers: int | None) -> Execut
         if value is not None:
             raise ValueError(f"expected {option} only with --executor ray, got {value!r}; leave it out")
     return LocalExecutor()
-
-
-@dataclass(frozen=True, eq=False)
-class PhotographInputs:
-    """Photographs as a network takes them, preprocessed anew at every reading."""
-
-    photographs: Images
-    preprocess: Callable[[Any], Tensor]
-    device: torch.device
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self.photographs)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """Some of them, (stop - start, C, H, W).
-
-        Raises:
-            ValueError: they have different sizes, or a file was changed and cannot be used now.
-            OSError: a file is no longer there.
-        """
-        return stacked([self.preprocess(one) for one in self.photographs.images[start:stop]]).to(self.device)
-
-
-@dataclass(frozen=True, eq=False)
-class Audited:
-    """A model and its images, which are not in memory; `labels` where the images have some."""
-
-    loaded: LoadedModel
-    photographs: Images
-    inputs: PhotographInputs
-    labels: Labels | None
-
-    def bounds(self) -> tuple[list[float], list[float]]:
-        """Black and white as the model sees them, one number a channel."""
-        low, high = self.loaded.preprocessing.bounds()
-        return low.flatten().tolist(), high.flatten().tolist()
-
-
-def load_audited(  # noqa: PLR0913 - the options that say what is audited
-    spec: str,
-    weights: Path | None,
-    place: str | None,
-    device: str,
-    choice: Choice,
-    preprocessing: str | None = None,
-) -> Audited:
-    """Read a model, and look at the images; what of them cannot be used is named on stderr.
-
-    `preprocessing` is the text of that option.
-
-    Raises:
-        ValueError: the model, the device or the images cannot be used.
-        OSError: a file does not exist.
-    """
-    # Softplus and small relevances are full of denormal numbers, which slow CPU kernels several times.
-    torch.set_flush_denormal(True)
-    choice.check()
-    where = find_device(device)
-    loaded = load_model(spec, weights, preprocessing=preprocessing)
-    photographs = read_photographs(place, choice, later=True)
-    loaded.module.to(where)
-    inputs = PhotographInputs(photographs, loaded.preprocessing.apply, where)
-    return Audited(loaded, photographs, inputs, labels_of(photographs, loaded, inputs.read(0, 1)))
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:

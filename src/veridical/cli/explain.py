@@ -32,6 +32,7 @@ from veridical.cli.options import (
     Material,
     Methods,
     Model,
+    Network,
     Normalization,
     Weights,
     find_explainers,
@@ -62,16 +63,17 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         check_target(target)
         explainers = find_methods(find_explainers(methods), PRESETS["standard"])
         choice = Choice(limit, seed, max_broken)
-        material = load_material(model, weights, images, device, choice, preprocessing)
+        material = load_material(Network(model, weights, preprocessing, device), images, choice)
+        inputs = material.all_inputs()
         wanted = find_target(target, material.labels)
-        targets = wanted.split(1) if isinstance(wanted, Tensor) else [wanted] * len(material.inputs)
+        targets = wanted.split(1) if isinstance(wanted, Tensor) else [wanted] * len(inputs)
         facts = _facts(material, choice)
         pictures: list[str] = facts["pictures"]
         for name, explainer in explainers.items():
             relevance = np.concatenate(
                 [
                     _explained(explainer(material.loaded.module, one, target_of_one), one, name)
-                    for one, target_of_one in zip(material.inputs.split(1), targets, strict=True)
+                    for one, target_of_one in zip(inputs.split(1), targets, strict=True)
                 ]
             )
             write_arrays(out / f"{name}.safetensors", {"relevance": relevance}, facts)

@@ -13,15 +13,17 @@ from veridical.cli.images import Choice, Limit, MaxBroken, Place
 from veridical.cli.options import (
     Device,
     Methods,
+    Network,
     Normalization,
     Weights,
+    bounds_of,
     find_device,
     find_explainers,
     load_material,
 )
 from veridical.data import MAX_BROKEN
 from veridical.explore import MOST_IMAGES, Explored, ExploreServer, Live, StoredRun, Subject, left_out
-from veridical.models import LoadedModel, load_model
+from veridical.models import LoadedModel
 from veridical.serving import LOOPBACK
 from veridical.values import Explainer
 
@@ -67,15 +69,15 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
             explored = _alone(stored, {**given, "--methods": methods})
         elif stored is not None and images is None:
             explainers, notes = _methods(methods, stored)
-            loaded = load_model(model, weights, preprocessing=preprocessing)
-            explored = Live(_of_run(loaded, stored, explainers, (device, notes)))
+            network = Network(model, weights, preprocessing, device)
+            explored = Live(_of_run(network.load(), stored, explainers, (device, notes)))
         else:
             explainers, notes = _methods(methods, stored)
-            material = load_material(model, weights, images, device, choice, preprocessing)
-            count, there = len(material.inputs), material.photographs.available
+            material = load_material(Network(model, weights, preprocessing, device), images, choice)
+            count, there = len(material.photographs), material.photographs.available
             explored = Live(
                 Subject(
-                    inputs=material.inputs,
+                    inputs=material.all_inputs(),
                     names=material.photographs.names,
                     methods=explainers,
                     notes=(*notes, *left_out(count, there)),
@@ -137,7 +139,6 @@ def _of_run(
     if loaded.sha256 != stored.run.model.sha256:
         notes += ("The weights are not those that were audited: verdicts are of the other network.",)
     notes += ("The photographs are those that the run stored, rounded to 8 bits.",)
-    loaded.module.to(device)
     return Subject(
         inputs=loaded.preprocessing.normalize(torch.from_numpy(stored.images)).to(device),
         names=stored.names,
@@ -150,13 +151,12 @@ def _of_run(
 
 def _facts(loaded: LoadedModel) -> dict[str, Any]:
     """What a page has to know of a network."""
-    low, high = loaded.preprocessing.bounds()
     return {
         "name": loaded.name,
         "model": loaded.module,
         "display": loaded.preprocessing.denormalize,
         "label": loaded.label,
-        "bounds": (low.flatten().tolist(), high.flatten().tolist()),
+        "bounds": bounds_of(loaded),
         "many": loaded.output == "labels",
     }
 

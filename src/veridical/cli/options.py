@@ -1,8 +1,9 @@
 """The options that more than one command has, and what they stand for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -30,22 +31,101 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 
 
 @dataclass(frozen=True)
+class Network:
+    """What the options say of the network.
+
+    Attributes:
+        spec: `--model`.
+        weights: `--weights`.
+        preprocessing: `--preprocessing`.
+        device: `--device`.
+    """
+
+    spec: str
+    weights: Path | None
+    preprocessing: str | None
+    device: str
+
+    def load(self) -> LoadedModel:
+        """The network on its device.
+
+        Raises:
+            ValueError: the device or the network cannot be used.
+            OSError: a file does not exist.
+        """
+        # Softplus and small relevances are full of denormal numbers, which slow CPU kernels several times.
+        torch.set_flush_denormal(True)
+        where = find_device(self.device)
+        loaded = load_model(self.spec, self.weights, preprocessing=self.preprocessing)
+        loaded.module.to(where)
+        return loaded
+
+
+def bounds_of(loaded: LoadedModel) -> tuple[list[float], list[float]]:
+    """Black and white as the network sees them, one number a channel."""
+    low, high = loaded.preprocessing.bounds()
+    return low.flatten().tolist(), high.flatten().tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class PhotographInputs:
+    """Photographs as a network takes them, preprocessed anew at every reading."""
+
+    photographs: Images
+    preprocess: Callable[[Any], Tensor]
+    device: torch.device
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.photographs)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Some of them, (stop - start, C, H, W).
+
+        Raises:
+            ValueError: they have different sizes, or a file was changed and cannot be used now.
+            OSError: a file is no longer there.
+        """
+        return stacked([self.preprocess(one) for one in self.photographs.images[start:stop]]).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
 class Material:
-    """A model and its images, ready for it; `labels` where the images have some."""
+    """A network and its images; `labels` where the images have some."""
 
     loaded: LoadedModel
     photographs: Images
-    inputs: Tensor
-    labels: Labels | None = None
+    inputs: PhotographInputs
+    labels: Labels | None
 
-    def display(self, inputs: Tensor) -> Tensor:
-        """The images as they can be shown, in [0, 1]."""
-        return self.loaded.preprocessing.denormalize(inputs)
+    def all_inputs(self) -> Tensor:
+        """Every image as the network takes it, (N, C, H, W).
 
-    def bounds(self) -> tuple[list[float], list[float]]:
-        """Black and white as the model sees them, one number a channel."""
-        low, high = self.loaded.preprocessing.bounds()
-        return low.flatten().tolist(), high.flatten().tolist()
+        Raises:
+            ValueError: see `PhotographInputs.read`.
+            OSError: see `PhotographInputs.read`.
+        """
+        return self.inputs.read(0, len(self.inputs))
+
+
+def load_material(network: Network, place: str | None, choice: Choice, *, later: bool = False) -> Material:
+    """Read a network, and look at the images; what of them cannot be used is named on stderr.
+
+    Args:
+        network: which.
+        place: of the images.
+        choice: which of them.
+        later: keep no image in memory, see `read_photographs`.
+
+    Raises:
+        ValueError: the network, the device or the images cannot be used.
+        OSError: a file does not exist.
+    """
+    choice.check()
+    loaded = network.load()
+    photographs = read_photographs(place, choice, later=later)
+    inputs = PhotographInputs(photographs, loaded.preprocessing.apply, find_device(network.device))
+    return Material(loaded, photographs, inputs, labels_of(photographs, loaded, inputs.read(0, 1)))
 
 
 def find_explainers(text: str | None) -> list[str | Explainer] | None:
@@ -56,33 +136,6 @@ def find_explainers(text: str | None) -> list[str | Explainer] | None:
     """
     found = names(text)
     return None if found is None else [find_importable(one) if ":" in one else one for one in found]
-
-
-def load_material(  # noqa: PLR0913 - the options that say what is explained
-    spec: str,
-    weights: Path | None,
-    place: str | None,
-    device: str,
-    choice: Choice,
-    preprocessing: str | None = None,
-) -> Material:
-    """Read model and images.
-
-    What of the images could not be used is named on stderr. `preprocessing` is the text of that option.
-
-    Raises:
-        ValueError: the model, the device or the images cannot be used.
-        OSError: a file does not exist.
-    """
-    # Softplus and small relevances are full of denormal numbers, which slow CPU kernels several times.
-    torch.set_flush_denormal(True)
-    choice.check()
-    where = find_device(device)
-    loaded = load_model(spec, weights, preprocessing=preprocessing)
-    photographs = read_photographs(place, choice)
-    inputs = stacked([loaded.preprocessing.apply(image) for image in photographs.images]).to(where)
-    loaded.module.to(where)
-    return Material(loaded, photographs, inputs, labels_of(photographs, loaded, inputs))
 
 
 def stacked(tensors: list[Tensor]) -> Tensor:

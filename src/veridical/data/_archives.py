@@ -1,7 +1,6 @@
-"""A zip archive that holds one folder a class."""
+"""An archive of labeled images: one folder a class, or each image with its class in a file beside it."""
 
-import zipfile
-import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,59 +8,82 @@ from typing import Any
 from PIL import Image
 
 from veridical.data._files import by_name, decoded, labels_of, not_an_image
+from veridical.data._packed import Packed, open_packed
 from veridical.data.source import ImageSource
 
 MAX_BYTES = 200_000_000
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+CLASS_FILE = ".cls"
+MAX_CLASS_BYTES = 200
+
+_OUTSIDE = "outside of the folders of the classes"
+_UNNAMED = f"no class in a {CLASS_FILE} file of the same name beside it"
 
 
-def zip_archive(path: Path) -> ImageSource:
-    """The images of an archive; the folder that holds an image is its class.
+def archive(path: Path) -> ImageSource:
+    """The images of an archive with their classes.
+
+    The folder that holds an image is its class. Where there is a .cls file, as in the shards of WebDataset,
+    an image's class is the text of the .cls file of the same name instead.
 
     Raises:
-        ValueError: it is no zip archive, or folders of one name are in several places.
+        ValueError: the archive is damaged, or folders of one name are in several places.
+        OSError: it cannot be read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = sorted((one.filename, one.file_size) for one in archive.infolist() if _wanted(one))
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"expected a whole zip archive, got {path} ({error}); copy it again") from error
-    _check_one_level(path, [name for name, _ in found])
-    names: list[str] = []
-    ignored: list[tuple[str, str]] = []
-    for name, size in found:
-        reason = not_an_image(name) or _too_large(size) or _outside(name)
-        if reason:
-            ignored.append((name, reason))
-        else:
-            names.append(name)
-    classes = by_name({_owner(name) for name, _ in found} - {""})
-    labels = labels_of([_owner(name) for name in names], classes)
-    read = ZipReader(path, tuple(names))
-    return ImageSource(str(path), tuple(names), read, labels, classes, tuple(ignored))
+    packed = open_packed(path)
+    found = {name: size for name, size in sorted(packed.sizes.items()) if not _hidden(name)}
+    written = {name for name in found if PurePosixPath(name).suffix == CLASS_FILE and not _leads_out(name)}
+    if written:
+        images = {name: size for name, size in found.items() if name not in written}
+        owners = _written(packed, images, written)
+    else:
+        images, owners = found, {name: PurePosixPath(name).parent.name for name in found}
+    reasons = {
+        name: _leads_out(name) or not_an_image(name) or _too_large(size)
+        or ("" if owners.get(name) else _UNNAMED if written else _OUTSIDE)
+        for name, size in images.items()
+    }  # fmt: skip
+    names = tuple(name for name, reason in reasons.items() if not reason)
+    if not written:
+        _check_one_level(path, names)
+    ignored = [*packed.refused, *((name, reason) for name, reason in reasons.items() if reason)]
+    classes = by_name({owners[name] for name in owners if not _leads_out(name)} - {""})
+    labels = labels_of([owners[name] for name in names], classes)
+    return ImageSource(str(path), names, ArchiveReader(path, names, packed), labels, classes, tuple(ignored))
 
 
-def _owner(name: str) -> str:
-    return PurePosixPath(name).parent.name
+def _hidden(name: str) -> bool:
+    """Whether it is hidden, or one of the files that macOS adds."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts)
 
 
-def _outside(name: str) -> str:
-    return "" if _owner(name) else "outside of the folders of the classes"
+def _leads_out(name: str) -> str:
+    path = PurePosixPath(name)
+    return "a path that leads out of the archive" if path.is_absolute() or ".." in path.parts else ""
 
 
 def _too_large(size: int) -> str:
     return f"{size} bytes; expected at most {MAX_BYTES}" if size > MAX_BYTES else ""
 
 
-def _wanted(member: zipfile.ZipInfo) -> bool:
-    """Whether it is a file, and not one of those that macOS adds."""
-    parts = PurePosixPath(member.filename).parts
-    return not member.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts)
+def _written(packed: Packed, images: Iterable[str], files: set[str]) -> Mapping[str, str]:
+    """The class of each image that has a file of its class beside it; "" where that holds none."""
+    beside = ((name, name.removesuffix(PurePosixPath(name).suffix) + CLASS_FILE) for name in images)
+    return {name: _class_in(packed, file) for name, file in beside if file in files}
 
 
-def _check_one_level(path: Path, names: list[str]) -> None:
-    places = [PurePosixPath(name).parent for name in names if not not_an_image(name)]
-    above = sorted({str(place.parent) for place in places if place.name})
+def _class_in(packed: Packed, file: str) -> str:
+    if packed.sizes[file] > MAX_CLASS_BYTES:
+        return ""
+    try:
+        text = packed.read(file).decode().strip()
+    except ValueError:
+        return ""
+    return text if text.isprintable() else ""
+
+
+def _check_one_level(path: Path, names: Iterable[str]) -> None:
+    above = sorted({str(PurePosixPath(name).parent.parent) for name in names})
     if len(above) > 1:
         raise ValueError(
             f"expected one place for the classes in {path}, got {', '.join(above[:3])}; "
@@ -70,23 +92,19 @@ def _check_one_level(path: Path, names: list[str]) -> None:
 
 
 @dataclass
-class ZipReader:
+class ArchiveReader:
     """Reads members of an archive, which stays open; a copy in another process opens it again."""
 
     path: Path
     names: tuple[str, ...]
-    archive: zipfile.ZipFile | None = None
+    packed: Packed | None = None
 
     def __call__(self, index: int) -> tuple[Image.Image, str]:
         """See `Read`."""
         name = self.names[index]
-        try:
-            self.archive = self.archive or zipfile.ZipFile(self.path)
-            content = self.archive.read(name)
-        except DAMAGED as error:
-            raise ValueError(f"damaged or locked in the archive ({error})") from error
-        return decoded(content, name)
+        self.packed = self.packed or open_packed(self.path)
+        return decoded(self.packed.read(name), name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file."""
-        return {"path": self.path, "names": self.names, "archive": None}
+        return {"path": self.path, "names": self.names, "packed": None}

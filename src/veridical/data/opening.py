@@ -3,9 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from veridical.data._archives import zip_archive
+from veridical.data._archives import archive
 from veridical.data._arrays import PARTS, array_parts, array_source, is_array_source
 from veridical.data._huggingface import hub_name, hub_source, hub_splits
+from veridical.data._packed import is_archive
 from veridical.data._tables import SUFFIXES as TABLES
 from veridical.data._tables import table_of_files
 from veridical.data._torchvision import split_root, torchvision_parts, torchvision_source
@@ -17,7 +18,7 @@ from veridical.data.source import MAX_BROKEN, ImageSource
 FORMS = {
     "FOLDER": "image files directly inside, without labels",
     "FOLDER of folders": "one folder a class, named by the class or its number",
-    "FILE.zip": "one folder a class",
+    "FILE.zip": "one folder a class; also .tar, .tar.gz, and shards of WebDataset",
     "FILE.csv": "paths, and labels in a second column; also .tsv",
     "FILE.npz": "images and labels, or train_images and train_labels, val_..., test_...",
     "FOLDER of MNIST's files": "train-images-idx3-ubyte and the other three, also with .gz",
@@ -165,10 +166,11 @@ def _existing(text: str) -> tuple[Path, str | None]:
         path, part = Path(head), tail
     if not path.exists():
         raise FileNotFoundError(f"expected images, got {path}; there is nothing of this name")
-    if not path.is_dir() and path.suffix.lower() not in (".zip", ".npz", *TABLES):
+    known = is_archive(path) or path.suffix.lower() in (".npz", *TABLES)
+    if not path.is_dir() and not known:
         raise ValueError(
-            f"expected a folder, a .zip, a .csv or an .npz file, got the file {path}; name the folder "
-            "that holds it, or pack the images so"
+            f"expected a folder, a .zip, a .tar, a .csv or an .npz file, got the file {path}; name the "
+            "folder that holds it, or pack the images so"
         )
     return path, part
 
@@ -178,8 +180,8 @@ def _local(path: Path, part: str | None) -> ImageSource:
         return array_source(path, part or _unseen(array_parts(path)))
     if part is not None:
         raise ValueError(f"expected a source with parts for {part!r}, got {path}; name the folder of it")
-    if path.suffix.lower() == ".zip" and path.is_file():
-        return zip_archive(path)
+    if is_archive(path) and path.is_file():
+        return archive(path)
     if path.suffix.lower() in TABLES and path.is_file():
         return table_of_files(path)
     if not holds_images(path):

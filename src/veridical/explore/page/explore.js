@@ -273,12 +273,14 @@ function showFrames(pictures) {
       item = make("li", {}, make("h3", { textContent: title }),
         make("div", { className: "picture" }, make("img", { alt: title })), make("p"));
       item.dataset.name = name;
-      place.append(item);
+      const order = Object.keys(FRAMES);
+      const after = [...place.children].find((one) => order.indexOf(one.dataset.name) > order.indexOf(name));
+      place.insertBefore(item, after || null);
     }
     const source = found.picture || found;
     const picture = item.querySelector("img");
     if (picture.src !== source) picture.src = source;
-    item.querySelector("p").textContent = found.factor ? `times ${found.factor.toPrecision(1)}` : "";
+    item.querySelector("p").textContent = found.factor ? `times ${Number(found.factor.toPrecision(1))}` : "";
   }
 }
 
