@@ -35,7 +35,6 @@ from veridical.attacks import ManipulationSettings, manipulate  # noqa: E402
 from veridical.attributions import method, saliency  # noqa: E402
 from veridical.data import load_folder  # noqa: E402
 from veridical.geometry import curvature, geodesic, predict_movement, theorem1, walk  # noqa: E402
-from veridical.geometry.convolutions import ConstantWeights  # noqa: E402
 from veridical.metrics import pearson, spearman  # noqa: E402
 from veridical.models import load_model  # noqa: E402
 from veridical.smoothing import SmoothedModel, predicted_target  # noqa: E402
@@ -161,9 +160,7 @@ def attacked(model: nn.Module, x: Tensor, others: Tensor, steps: int) -> Tensor:
     classes, explain = predicted_target(model, x), method("gradient")
     settings = ManipulationSettings(steps=steps, factors=(1e7, 1e2), keep="last")
     aim = saliency(explain(model, others))
-    with ConstantWeights():  # an attack on a depthwise network takes a third of the time
-        attack = manipulate(model, x, aim, explainer=explain, target=classes, settings=settings)
-    images: Tensor = attack.inputs
+    images: Tensor = manipulate(model, x, aim, explainer=explain, target=classes, settings=settings).inputs
     return images
 
 
