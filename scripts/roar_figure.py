@@ -41,13 +41,16 @@ def small_network(seed: int) -> nn.Module:
 
 
 def color_network(seed: int) -> nn.Module:
-    """Three convolutions and a dense layer for color images of 32 x 32 pixels in [0, 1], 10 classes."""
+    """Three normalized convolutions and a dense layer for color images of 32 x 32 pixels, 10 classes.
+
+    Without the normalization it learns nothing from images whose pixels are mostly their mean.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
             nn.Flatten(), nn.Linear(32 * 4 * 4, 10),
         )  # fmt: skip
 

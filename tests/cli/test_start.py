@@ -43,7 +43,7 @@ def test_no_torch_is_loaded(tmp_path, words, expected):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_found(name):
     result = CliRunner().invoke(app, [name, "--help"])
-    assert result.exit_code == 0 and f" {name} " in result.stdout.splitlines()[1]
+    assert result.exit_code == 0 and result.stdout.startswith(f"Usage: root {name} ")
 
 
 def test_an_unknown_command_is_answered_with_the_nearest_one():

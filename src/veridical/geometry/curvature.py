@@ -156,11 +156,7 @@ def curvature_of(
     parts = []
     for start in range(0, len(inputs), settings.batch):
         rows = slice(start, start + settings.batch)
-        operator = ShapeOperator(output.at(rows), inputs[rows])
-        pairs = largest_eigenpairs(
-            operator, operator.normal, settings.top, settings.steps, settings.tolerance, settings.seed
-        )
-        parts.append((pairs.values, pairs.residuals, operator.gradient_norm, operator.value, pairs.steps))
+        parts.append(_largest(output.at(rows), inputs[rows], settings))
         if progress is not None:
             progress(min(start + settings.batch, len(inputs)) / len(inputs))
     values, residuals, norms, value, steps = (torch.cat(items) for items in zip(*parts, strict=True))
@@ -169,6 +165,15 @@ def curvature_of(
         values.masked_fill(flat, torch.nan), residuals.masked_fill(flat, torch.nan), norms, value, steps,
         output.classes, output.beta, settings,
     )  # fmt: skip
+
+
+def _largest(output: Output, images: Tensor, settings: CurvatureSettings) -> tuple[Tensor, ...]:
+    """Values, residuals, norms, g and steps of some images; their graph is gone before the next one's."""
+    operator = ShapeOperator(output, images)
+    pairs = largest_eigenpairs(
+        operator, operator.normal, settings.top, settings.steps, settings.tolerance, settings.seed
+    )
+    return pairs.values, pairs.residuals, operator.gradient_norm, operator.value, pairs.steps
 
 
 def _warn_of_flat(norms: Tensor) -> Tensor:
