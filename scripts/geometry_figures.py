@@ -37,12 +37,12 @@ from veridical.data import load_folder  # noqa: E402
 from veridical.geometry import curvature, geodesic, predict_movement, theorem1, walk  # noqa: E402
 from veridical.metrics import pearson, spearman  # noqa: E402
 from veridical.models import load_model  # noqa: E402
+from veridical.reproduce.level_sets import contours, two_layers  # noqa: E402
 from veridical.smoothing import SmoothedModel, predicted_target  # noqa: E402
 from veridical.tensors import per_sample  # noqa: E402
 
 FOLDER = ROOT / "docs"
 BETAS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-GRID = 161
 ATTACK_BETA = 10.0
 RADIUS = 0.01
 """So small that no prediction reaches the largest value that it can have: only ranks are compared."""
@@ -55,29 +55,12 @@ PART = 10
 RESAMPLES = 2000
 
 
-def two_layers(inputs: int = 2, hidden: int = 50, seed: int = 0) -> nn.Module:
-    """The network V relu(W x) of supplement figure 20, entries uniform in (-1, 1), no biases."""
-    generator = torch.Generator().manual_seed(seed)
-    first, second = nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, 1, bias=False)
-    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second).double().eval()
-    with torch.no_grad():
-        for layer in (first, second):
-            layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator).double() * 2 - 1)
-    return model
-
-
 def levels() -> str:
     """Supplement figure 20: contours of the two-layer network, ReLU beside beta = 5 and 1."""
-    axis = torch.linspace(-1, 1, GRID).double()
-    grid = torch.cartesian_prod(axis, axis).view(-1, 1, 1, 2)
     model = two_layers()
     figure, panels = pyplot.subplots(1, 3, figsize=(9, 3.2))
     for axes, beta in zip(panels, (None, 5.0, 1.0), strict=True):
-        shown = model if beta is None else SmoothedModel(model, beta)
-        with torch.no_grad():
-            values = shown(grid)[:, 0].view(GRID, GRID).T
-        axes.contour(axis, axis, values, 15, linewidths=0.8)
-        axes.set(title="ReLU" if beta is None else f"softplus, beta = {beta:g}", aspect="equal")
+        contours(model, beta, axes)
     figure.tight_layout()
     picture(figure, FOLDER / "geometry-levels.png")
     return "drew geometry-levels.png"

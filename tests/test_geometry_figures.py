@@ -29,7 +29,7 @@ def script():
 
 def test_level_sets_are_drawn(script, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "FOLDER", tmp_path)
-    monkeypatch.setattr(script, "GRID", 9)
+    monkeypatch.setattr("veridical.reproduce.level_sets.GRID", 9)
     script.levels()
     assert 0 < (tmp_path / "geometry-levels.png").stat().st_size < 150_000
 

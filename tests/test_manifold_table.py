@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from veridical.manifold import DataSetSettings, generate_data_set, store_data_tangents
+from tiny_set import Decoder, tiny_set
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,32 +30,9 @@ def script(monkeypatch):
     return module
 
 
-class Decoder(nn.Module):
-    """Latents (N, 2) to 1 x 16 x 16 images by a fixed smooth map."""
-
-    def __init__(self):
-        super().__init__()
-        source = torch.Generator().manual_seed(0)
-        self.register_buffer("rows", torch.randn(2, 256, generator=source))
-
-    def forward(self, z):
-        return (z @ self.rows.to(z)).sigmoid().view(-1, 1, 16, 16)
-
-
-class Sign(nn.Module):
-    """Two classes, by the first latent's direction."""
-
-    def forward(self, images):
-        score = (images.flatten(1) - 0.5) @ Decoder().rows[0]
-        return torch.stack([score, -score], dim=1)
-
-
 @pytest.fixture
 def data(tmp_path):
-    settings = DataSetSettings(parts=(("train", 40), ("test", 8)))
-    found = generate_data_set(tmp_path / "set", Decoder(), Sign(), 2, settings)
-    store_data_tangents(found, Decoder(), "test")
-    return found
+    return tiny_set(tmp_path / "set")
 
 
 def test_a_row_a_method_and_a_line_a_claim_and_nothing_is_done_twice(script, data, tmp_path, monkeypatch):

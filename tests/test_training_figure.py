@@ -7,11 +7,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-import torch
-from torch import nn
 
 import veridical as vd
-from veridical.manifold import DataSetSettings, generate_data_set, open_tangents, store_data_tangents
+from tiny_set import tiny_set
+from veridical.manifold import open_tangents
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,31 +30,9 @@ def script(monkeypatch):
     del sys.modules["training_figure"]
 
 
-class Decoder(nn.Module):
-    """Latents (N, 2) to 1 x 16 x 16 images by a fixed smooth map."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("rows", torch.randn(2, 256, generator=torch.Generator().manual_seed(0)))
-
-    def forward(self, z):
-        return (z @ self.rows.to(z)).sigmoid().view(-1, 1, 16, 16)
-
-
-class Sign(nn.Module):
-    """Two classes, by the first latent's direction."""
-
-    def forward(self, images):
-        score = (images.flatten(1) - 0.5) @ Decoder().rows[0]
-        return torch.stack([score, -score], dim=1)
-
-
 @pytest.fixture
 def data(tmp_path):
-    settings = DataSetSettings(parts=(("train", 40), ("test", 8)))
-    found = generate_data_set(tmp_path / "set", Decoder(), Sign(), 2, settings)
-    store_data_tangents(found, Decoder(), "test")
-    return found
+    return tiny_set(tmp_path / "set")
 
 
 def test_every_step_is_measured_once_and_drawn(script, data, tmp_path, monkeypatch, capsys):
