@@ -32,8 +32,8 @@ from veridical.records import write_bytes  # noqa: E402
 PAGE = ROOT / "docs" / "third-party.md"
 DATA = Path(os.environ.get("VERIDICAL_DATA", ROOT.parent / "shared" / "data"))
 METHODS = ("gradient", "guided-backprop", "lrp-zplus", "grad-cam")
-TESTS = ("random-logit", "cascading-randomization")
-SIDE, IMAGES = 64, 4
+TESTS = ("random-logit", "cascading-randomization", "cosine-convergence")
+SIDE, IMAGES = 64, 5
 RUNNER = "import tests.conftest; from veridical.cli.main import main; main()"
 """The command `veridical`, with torchvision made importable where its compiled part does not fit."""
 
@@ -43,8 +43,11 @@ INTRODUCTION = """\
 {count} networks of others, each checked and audited by its specification, without a line of code for it.
 `python scripts/third_party_table.py --cells FOLDER` writes this page. Networks marked "random" have random
 weights from a file: they show that a network is taken as it is, not which of its explanations to believe.
-Audit: preset quick, {images} images, methods {methods}, tests {tests}; convolutional networks at {side} x
-{side} pixels. Seconds are those of the audit's command on one thread of a shared machine, start included.
+Audit: preset quick, {images} images, methods {methods},
+tests {tests}; convolutional networks at {side} x {side} pixels.
+Verdicts are those of the default policy, which requires these tests; grad-cam has no layer-by-layer rules, so
+that the first two decide. Seconds are those of the audit's command on one thread of a shared machine, start
+included.
 
 """
 

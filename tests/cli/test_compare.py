@@ -151,6 +151,17 @@ def test_what_differs_is_noted(compare, tmp_path):
     assert "Methods only in" in text and "verdict on m: believable -> not believable" in text
 
 
+def test_images_explained_for_another_class_are_noted(compare, tmp_path):
+    store(tmp_path / "b", {"m": TESTS})
+    assert "another class" not in compare().stdout
+    file = tmp_path / "b" / "run.json"
+    run = json.loads(file.read_text())
+    for image in run["images"][:3]:
+        image["target"] = 1
+    file.write_text(json.dumps(run))
+    assert "3 of these are explained for another class" in compare().stdout
+
+
 def test_the_page_holds_everything_and_asks_for_nothing(compare, tmp_path):
     store(tmp_path / "b", {"m": {**TESTS, "random-logit": moved(0.1)}, "<x>": TESTS})
     store(tmp_path / "a", {"m": TESTS, "<x>": TESTS})

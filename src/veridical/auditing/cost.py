@@ -14,11 +14,20 @@ import torch
 
 from veridical.auditing.executor import MAPS_KEPT, Job
 from veridical.auditing.plan import Task
+from veridical.auditing.size import (
+    Measured,
+    file_bytes,
+    lines_of,
+    map_bytes,
+    measured_on,
+    picture_bytes,
+    table_bytes,
+)
 from veridical.metrics import compare_maps
 from veridical.values import Explainer
 
 ERROR = "which may be off by a factor of 3 (a method of your own counts as a gradient)"
-"""How far the estimate may be off: our own guess, which `python -m benchmarks.scale overhead` checks."""
+"""How far the estimate may be off: our own guess, which `python -m benchmarks.scale estimates` checks."""
 
 FORWARD_PASSES: Mapping[str, float] = {
     "gradient": 3.0, "gradient-x-input": 3.0, "guided-backprop": 3.0, "deconvnet": 3.0, "lrp-z": 4.0,
@@ -30,9 +39,6 @@ FORWARD_PASSES: Mapping[str, float] = {
 CLOCK: Callable[[], float] = time.perf_counter
 """What the probe is timed by; on a busy machine a benchmark takes the processor's time instead."""
 
-ROW_BYTES = 70
-"""A score in the task's file, in the table and in the report."""
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -41,13 +47,11 @@ class Probe:
     Attributes:
         forward: seconds of a forward pass for one image, in a batch of the audit's size.
         compare: seconds of comparing two maps.
-        pixels: of an image.
         parameters: of the network.
     """
 
     forward: float
     compare: float
-    pixels: int
     parameters: int
 
 
@@ -63,7 +67,7 @@ class Estimate:
         images: images, or pairs.
         passes: forward passes that it amounts to.
         seconds: of one worker for what is not done.
-        bytes: that it will take on the disk.
+        bytes: that it will take on the disk, besides the page of the report.
     """
 
     method: str
@@ -83,13 +87,17 @@ class Plan:
     Attributes:
         lines: one for each test of each method.
         chunk: images in a task at most.
-        probe: what the estimate rests on.
+        probe: what the seconds rest on.
+        network: what the bytes rest on.
+        pictures: bytes of the images that are stored to be shown.
         error: how far it may be off.
     """
 
     lines: tuple[Estimate, ...]
     chunk: int
     probe: Probe
+    network: Measured
+    pictures: int
     error: str = ERROR
 
     @property
@@ -109,8 +117,8 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """On the disk, when everything is done."""
-        return sum(line.bytes for line in self.lines)
+        """On the disk, when everything is done, besides the page of the report (at most 15 MB)."""
+        return self.pictures + sum(line.bytes for line in self.lines)
 
 
 def planned(job: Job, tasks: Sequence[Task], done: Set[Task]) -> Plan:
@@ -125,9 +133,12 @@ def planned(job: Job, tasks: Sequence[Task], done: Set[Task]) -> Plan:
     groups: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
         groups.setdefault((task.method, task.test), []).append(task)
+    network = measured_on(job.model, job.inputs.read(0, 1), job.names, {task.test for task in tasks})
     first = next(iter(job.methods))
-    lines = [_line(job, probe, group, done, name == first) for (name, _), group in groups.items()]
-    return Plan(tuple(lines), job.chunk, probe)
+    lines = [_line(job, (probe, network), group, done, name == first) for (name, _), group in groups.items()]
+    return Plan(
+        tuple(lines), job.chunk, probe, network, picture_bytes(min(len(job.names), MAPS_KEPT), network)
+    )
 
 
 def measure_probe(job: Job) -> Probe:
@@ -146,7 +157,7 @@ def measure_probe(job: Job) -> Probe:
         _fastest(one) / len(images) for one in (forward, lambda: compare_maps(maps[0], maps[1], "sixt2020"))
     ]
     parameters = sum(one.numel() for one in job.model.parameters())
-    return Probe(seconds[0], seconds[1], images[0, 0].numel(), parameters)
+    return Probe(seconds[0], seconds[1], parameters)
 
 
 def _fastest(run: Callable[[], object]) -> float:
@@ -169,43 +180,46 @@ def explanation_passes(explainer: Explainer) -> float:
     return own
 
 
-def _line(job: Job, probe: Probe, tasks: list[Task], done: Set[Task], first: bool) -> Estimate:
-    head = tasks[0]
-    settings = job.settings[head.test]
+def _line(
+    job: Job, known: tuple[Probe, Measured], tasks: list[Task], done: Set[Task], first: bool
+) -> Estimate:
+    head, (probe, network) = tasks[0], known
+    settings = dict(job.settings[head.test])
+    if head.test == "cascading-randomization":
+        settings["steps"] = min(settings["steps"], network.units)
     sizes = {task: job.span(task)[1] - job.span(task)[0] for task in tasks}
     left = [task for task in tasks if task not in done]
-    passes, maps, rows = _needs(head.test, settings, job.methods[head.method], first)
+    passes, maps = _needs(head.test, settings, job.methods[head.method], first)
     images, open_images = sum(sizes.values()), sum(sizes[task] for task in left)
     seconds = open_images * (passes * probe.forward + maps * probe.compare)
     seconds += len(left) * _fixed(head.test, probe)
-    shown = min(images, MAPS_KEPT)
-    stored = ROW_BYTES * rows * images + 8 * shown * probe.pixels * _stored_maps(head.test, settings)
+    lines = lines_of(head.test, settings, network)
+    stored = sum(file_bytes(lines, size, network) for size in sizes.values()) + table_bytes(lines, images)
+    stored += map_bytes(head.test, settings, min(images, MAPS_KEPT), network)
     return Estimate(
         head.method, head.test, len(tasks), len(tasks) - len(left), images, passes * images, seconds,
         int(stored),
     )  # fmt: skip
 
 
-def _needs(
-    test: str, settings: Mapping[str, Any], explainer: Explainer, first: bool
-) -> tuple[float, float, int]:
-    """For each image: forward passes, compared maps and stored values."""
+def _needs(test: str, settings: Mapping[str, Any], explainer: Explainer, first: bool) -> tuple[float, float]:
+    """For each image: forward passes and compared maps."""
     steps, method = settings.get("steps", 0), explanation_passes(explainer)
     if test == "random-logit":
         # Two maps, from one forward pass where the method can answer from a recorded one.
-        return 2 * method - (1 if hasattr(explainer, "from_trace") else 0), 1, 3
+        return 2 * method - (1 if hasattr(explainer, "from_trace") else 0), 1
     if test == "cascading-randomization":
-        return steps * method, steps, 3 * steps
+        return steps * method, steps
     if test == "pixel-flipping":
         orders = 2 + (settings["random"] if first else 0)
-        return 1 + orders * len(steps), 0, 20 + 6 * len(steps)
+        return 1 + orders * len(steps), 0
     if test == "cosine-convergence":
-        return (settings["vectors"] + 1) * SENT, 0, 100
+        return (settings["vectors"] + 1) * SENT, 0
     if test == "manipulation":
-        return MEASURED + steps * MANIPULATED * method, 4, 20
+        return MEASURED + steps * MANIPULATED * method, 4
     if test == "curvature":
-        return CURVED + (settings["products"] + 1) * PRODUCT, 0, 8
-    return 2 * method, 0, 20
+        return CURVED + (settings["products"] + 1) * PRODUCT, 0
+    return 2 * method, 0
 
 
 MANIPULATED = 3.0
@@ -225,10 +239,3 @@ One product more than asked for measures how well the largest curvature was foun
 def _fixed(test: str, probe: Probe) -> float:
     """Seconds for each task, whatever the number of images: the weights that are drawn anew."""
     return 2e-8 * probe.parameters if test == "cascading-randomization" else 0.0
-
-
-def _stored_maps(test: str, settings: Mapping[str, Any]) -> int:
-    """Values in single precision for each pixel of an image, once for the task and once for the report."""
-    if test == "cascading-randomization":
-        return 1 + int(settings["steps"])
-    return {"random-logit": 2, "manipulation": 12}.get(test, 0)

@@ -350,6 +350,8 @@ def _curvature(subject: Subject, work: Work) -> Outcome:
             columns.setdefault(name, []).append(value)
             scores.append(work.score(name, value, image=subject.names[index], **ends.get(name, {})))
         work.tick((index + 1) / count)
+    # Rows of one statistic follow one another: a task's file names it once for all of them.
+    scores.sort(key=lambda row: list(columns).index(row.statistic))
     scores += [work.summary(f"median_{name}", column) for name, column in columns.items() if name != "radius"]
     return Outcome(scores, facts={"softplus": softplus_for(subject.model, subject.images)})
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from veridical.auditing import Executor, LocalExecutor, Plan, RayExecutor
 from veridical.checks import nearest_names
@@ -48,7 +48,9 @@ def print_plan(plan: Plan, as_json: bool) -> None:
         content.pop("chunk")
         typer.echo(json.dumps(content, indent=1))
         return
-    table = Table("method", "test", "images", "tasks", "done", "forward passes", "time", "storage")
+    heads = ("method", "test", "images", "tasks", "done", "passes", "time", "storage")
+    # Whatever the width of the terminal: a name that is cut off cannot be told from another.
+    table = Table(*(Column(head, overflow="fold") for head in heads))
     for line in plan.lines:
         table.add_row(
             line.method, line.test, f"{line.images:,}", f"{line.tasks:,}", f"{line.done:,}",
@@ -59,7 +61,8 @@ def print_plan(plan: Plan, as_json: bool) -> None:
     left = f"about {duration(plan.seconds)} of one worker for what is not done"
     console.print(
         f"{plan.tasks:,} tasks of at most {plan.chunk} images, {plan.done:,} done; {left}, {plan.error}; "
-        f"{storage(plan.bytes)} on the disk; {1000 * plan.probe.forward:.3g} ms a forward pass of an image",
+        f"{storage(plan.bytes)} on the disk besides the report; {1000 * plan.probe.forward:.3g} ms a forward "
+        "pass of an image",
         markup=False,
     )  # fmt: skip
 

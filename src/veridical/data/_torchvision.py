@@ -59,7 +59,9 @@ def _kind(name: str) -> Any:
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
-        raise ImportError(f"expected a torchvision that works, got {error}; install torchvision") from error
+        raise ImportError(
+            f"expected a torchvision that works, got {error}; install torch and torchvision from one index"
+        ) from error
     known = [one for one in datasets.__all__ if inspect.isclass(getattr(datasets, one, None))]
     if name not in known:
         raise ValueError(f"expected a data set of torchvision, got {name!r}; {nearest_names(name, known)}")

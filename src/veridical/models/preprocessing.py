@@ -120,7 +120,7 @@ class Preprocessing:
         if self.channels not in (1, 3):
             raise ValueError(
                 f"expected photographs for a network of 1 or 3 channels, got one of {self.channels}; give "
-                "its images as tensors in [0, 1]"
+                "its images as arrays in an .npz file, or in Python as tensors in [0, 1]"
             )
         image = self._cut(self._resized(image.convert("RGB" if self.channels == 3 else "L")))
         values = np.array(image, dtype=np.uint8).reshape(image.height, image.width, self.channels)

@@ -305,6 +305,8 @@ def _notes(first: StoredRun, other: StoredRun) -> tuple[str, ...]:
     shared = {image.sha256 for image in one.images} & {image.sha256 for image in two.images}
     counts = f"{len(one.images)} and {len(two.images)}"
     notes.append(f"Images: {counts}, {len(shared)} the same in both{_same_names(one, two, len(shared))}.")
+    if classes := _other_classes(one, two):
+        notes.append(f"{classes} of these are explained for another class: predictions or --target differ.")
     for method, record in one.methods.items():
         if method in two.methods and two.methods[method].options != record.options:
             notes.append(f"{method} has other options: {record.options} and {two.methods[method].options}.")
@@ -319,6 +321,12 @@ def _same_names(one: Run, two: Run, shared: int) -> str:
     if shared or not names:
         return ""
     return f" ({len(names)} have the same name and other pixels: another preprocessing?)"
+
+
+def _other_classes(one: Run, two: Run) -> int:
+    """How many of the shared images are not explained for the same class."""
+    targets = {image.sha256: image.target for image in one.images}
+    return sum(targets.get(image.sha256, image.target) != image.target for image in two.images)
 
 
 def _only(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
