@@ -1,6 +1,7 @@
 """Attack methods, plain and smoothed, on two trained networks, and print the tables of docs/attacked.md.
 
     python scripts/manipulation_table.py DATA --out FOLDER [--pairs 100] [--steps 100]
+    python scripts/manipulation_table.py DATA --out FOLDER --bounded guided-backprop pattern-attribution
     python scripts/manipulation_table.py DATA --out FOLDER --network efficientnet-lite0 --pairs 10
 
 DATA is the optional data folder. Every finished cell is kept in FOLDER: the same command goes on after an
@@ -35,6 +36,8 @@ from veridical.values import Explainer  # noqa: E402
 PATTERN_IMAGES = 512
 COSTLY = 10
 """Pairs of the cells that need ten or more passes in the place of one."""
+SAME_CHANGE = "same change"
+PUBLISHED_BETA = 0.8
 STATISTICS = {
     "pcc_before": "PCC to target, before",
     "pcc_to_target": "PCC to target, after",
@@ -48,12 +51,18 @@ STATISTICS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack on all pairs."""
+    """One attack on all pairs.
+
+    A `bounded` one may change each image no more (Euclidean norm) than the attack on the plain method did.
+    The targets are maps of `aim`, or of the method under attack itself.
+    """
 
     name: str
     variant: str
     explainer: Explainer
     pairs: int
+    bounded: bool = False
+    aim: Explainer | None = None
 
     @property
     def key(self) -> str:
@@ -84,11 +93,14 @@ def resnet20(folder: Path, pairs: int, beta: float) -> Subject:
         "integrated-gradients": method("integrated-gradients", steps=10, output="probability"),
     }
     counts = {name: COSTLY if name == "integrated-gradients" else pairs for name in plain}
-    found = [cell for name in plain for cell in smoothed(name, plain[name], counts[name], (0.8, beta))]
+    found = [
+        cell for name in plain for cell in smoothed(name, plain[name], counts[name], (PUBLISHED_BETA, beta))
+    ]
     found += [
         Cell(name, "SmoothGrad", smoothgrad(plain[name], 10, 0.1), COSTLY)
         for name in ("gradient", "gradient-x-input", "guided-backprop")
     ]
+    found += [cell for name in plain for cell in bounded(name, plain[name], counts[name])]
     return Subject(model, cifar_images(folder, "test.zip", pairs), IMAGENET_BOUNDS, found)
 
 
@@ -100,12 +112,9 @@ def efficientnet(folder: Path, pairs: int, beta: float) -> Subject:
     inputs = torch.stack([loaded.preprocessing.apply(one) for one in chosen])
     low, high = (float(end[0]) for end in loaded.preprocessing.bounds())  # the same for each channel
     lrp = method("deep-taylor", convention="dombrowski2019", bounds=(low, high))
-    # LRP with softplus overflows in single precision on this network: its attack is refused
-    found_cells = [
-        *smoothed("gradient", method("gradient"), pairs, (beta,)),
-        Cell("deep-taylor", "plain", lrp, pairs),
-    ]
-    return Subject(loaded.module, inputs, ((low,), (high,)), found_cells)
+    plain = {"gradient": method("gradient"), "deep-taylor": lrp}
+    found = [cell for name in plain for cell in smoothed(name, plain[name], pairs, (beta,))]
+    return Subject(loaded.module, inputs, ((low,), (high,)), found)
 
 
 def smoothed(name: str, one: Explainer, pairs: int, betas: tuple[float, ...]) -> list[Cell]:
@@ -114,16 +123,26 @@ def smoothed(name: str, one: Explainer, pairs: int, betas: tuple[float, ...]) ->
     return [Cell(name, "plain", one, pairs), *softer]
 
 
+def bounded(name: str, one: Explainer, pairs: int) -> list[Cell]:
+    """Softplus of the paper's beta within the change that the plain attack made; then at its targets, too."""
+    softer = beta_smooth(one, PUBLISHED_BETA)
+    variant = f"beta {PUBLISHED_BETA:g}, {SAME_CHANGE}"
+    return [
+        Cell(name, variant, softer, pairs, True),
+        Cell(name, f"{variant} and target", softer, pairs, True, one),
+    ]
+
+
 SUBJECTS = {"resnet20": resnet20, "efficientnet-lite0": efficientnet}
 
 
-def attack(subject: Subject, cell: Cell, steps: int) -> dict[str, Tensor]:
+def attack(subject: Subject, cell: Cell, steps: int, limit: Tensor | None = None) -> dict[str, Tensor]:
     """Attack each image with the map of the next but a tenth of them (another class); one value a pair."""
     model, inputs = subject.model, subject.inputs
     clean = inputs[:: len(inputs) // cell.pairs][: cell.pairs]
     others = clean.roll(-max(1, len(clean) // 10), 0)
-    goal = saliency(cell.explainer(model, others)).detach()
-    settings = replace(preset("default", subject.bounds), steps=steps, keep="last")
+    goal = saliency((cell.aim or cell.explainer)(model, others)).detach()
+    settings = replace(preset("default", subject.bounds), steps=steps, keep="last", max_l2=limit)
     result = manipulate(model, clean, goal, explainer=cell.explainer, settings=settings)
     found = result.statistics()
     found["pcc_before"] = result.similarity.before.pcc.double()
@@ -145,17 +164,23 @@ def row(cell: Cell, found: Mapping[str, Tensor]) -> list[str]:
 
 def withstands(plain: Mapping[str, Tensor], robust: Mapping[str, Tensor]) -> list[str]:
     """In which share of the pairs the smoothed method does better: see the table's head."""
-    count = len(robust["psnr"])
-    step = len(plain["psnr"]) // count
-    same = {name: values[::step][:count] for name, values in plain.items()}
+    same = some(plain, len(robust["psnr"]))
     better = (
         robust["pcc_to_target"] < same["pcc_to_target"],
+        robust["ssim_to_target"] < same["ssim_to_target"],
+        robust["mse_to_target"] > same["mse_to_target"],
         way(robust) < way(same),
         robust["pcc_to_original"] > same["pcc_to_original"],
     )
     shares = [share_interval(ahead) for ahead in better]
     ways = [f"{box(way(found)).median:.2f}" for found in (same, robust)]
     return [*ways, *(f"{one.estimate:.0%} [{one.low:.0%}, {one.high:.0%}]" for one in shares)]
+
+
+def some(plain: Mapping[str, Tensor], pairs: int) -> dict[str, Tensor]:
+    """The values on the pairs of a cell that has fewer."""
+    step = len(plain["psnr"]) // pairs
+    return {name: values[::step][:pairs] for name, values in plain.items()}
 
 
 def way(found: Mapping[str, Tensor]) -> Tensor:
@@ -171,29 +196,36 @@ def main() -> None:
     parser.add_argument("--network", choices=SUBJECTS, default="resnet20")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument(
+        "--bounded", nargs="*", default=(), help=f"methods to attack with the {SAME_CHANGE} of the image too"
+    )
     parser.add_argument("--beta", type=float, default=5.6, help="what choose_beta gives for the ResNet-20")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     subject = SUBJECTS[options.network](options.data, options.pairs, options.beta)
     results: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for cell in subject.cells:
+    cells = [cell for cell in subject.cells if not cell.bounded or cell.name in options.bounded]
+    for cell in cells:
         name = f"{options.network}--{cell.key}--{options.pairs}--{options.steps}.safetensors"
         path = options.out / name
-        results[cell.name, cell.variant] = kept(path, partial(attack, subject, cell, options.steps))
+        limit = some(results[cell.name, "plain"], cell.pairs)["l2"] if cell.bounded else None
+        results[cell.name, cell.variant] = kept(path, partial(attack, subject, cell, options.steps, limit))
     head = ["method", "variant", "pairs", *STATISTICS.values()]
-    print(table(head, [row(cell, results[cell.name, cell.variant]) for cell in subject.cells]))
+    print(table(head, [row(cell, results[cell.name, cell.variant]) for cell in cells]))
     head = [
         "method",
         "variant",
         "way, plain",
         "way",
-        "farther from target",
+        "farther from target: PCC",
+        "SSIM",
+        "MSE",
         "less of the way",
         "nearer its original",
     ]
     rows = [
         [cell.name, cell.variant, *withstands(results[cell.name, "plain"], results[cell.name, cell.variant])]
-        for cell in subject.cells
+        for cell in cells
         if cell.variant != "plain"
     ]
     print(f"\n{table(head, rows)}")

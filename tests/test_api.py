@@ -62,6 +62,10 @@ def test_manipulate_takes_a_name_and_settings() -> None:
     assert seen == [1, 2, 3, 4] and result.inputs.shape == x.shape
     with pytest.raises(TypeError, match="speed"):
         vd.manipulate(model, x, target, speed=3)
+    with pytest.raises(ValueError, match="memory_gib of at least"):
+        vd.manipulate(model, x, target, steps=4, memory_gib=1e-9)
+    within = vd.manipulate(model, x, target, steps=4, lr=1e-2, max_linf=0.005, keep="last")
+    assert within.image_change.linf.tolist() == pytest.approx([0.005] * 2)
 
 
 def test_attacks_are_undone_compared_and_forged_by_names_of_methods() -> None:
@@ -75,6 +79,9 @@ def test_attacks_are_undone_compared_and_forged_by_names_of_methods() -> None:
     compared = vd.compare_robustness(model, x, maps, methods, steps=2, lr=1e-2, batch=1, callback=told.append)
     assert compared.settings == attack.settings and told[-1] == 1.0
     assert torch.allclose(compared.methods["plain"].outcome.saliency, attack.saliency, atol=1e-9)
+    compared = vd.compare_robustness(model, x, maps, methods, within="plain", steps=2, lr=1e-2)
+    plain, smooth = (compared.methods[name].outcome.image_change.l2 for name in methods)
+    assert bool((smooth <= plain * (1 + 1e-9)).all())
     forged = vd.forge(model, x, maps, steps=2, lr=1e-2)
     assert forged.stored == () and forged.settings.every == 10
     choice = vd.choose_beta(model, x, multiples=(8.0, 64.0), draws=1, kept=0.0, agreement=-1.0)

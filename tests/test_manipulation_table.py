@@ -27,6 +27,10 @@ def script(monkeypatch):
     cells = [
         module.Cell("gradient", "plain", gradient, 4),
         module.Cell("gradient", "beta 1", beta_smooth(gradient, 1.0), 2),
+        module.Cell("gradient", "beta 1, same change", beta_smooth(gradient, 1.0), 2, True),
+        module.Cell(
+            "gradient", "beta 1, same change and target", beta_smooth(gradient, 1.0), 2, True, gradient
+        ),
     ]
     subject = module.Subject(model, x, ((-9.0,), (9.0,)), cells)
     monkeypatch.setitem(module.SUBJECTS, "resnet20", lambda folder, pairs, beta: subject)
@@ -40,16 +44,34 @@ def test_every_cell_is_kept_and_both_tables_are_printed(script, tmp_path, capsys
         sys, "argv", ["table", "nowhere", "--out", str(tmp_path), "--steps", "2", "--pairs", "4"]
     )
     script.main()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| gradient | beta 1 | ")
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    sys.argv += ["--bounded", "gradient"]
+    script.main()
     first = capsys.readouterr().out
     lines = first.splitlines()
     assert lines[2].startswith("| gradient | plain | 4 |") and lines[3].startswith(
         "| gradient | beta 1 | 2 |"
     )
-    assert lines[-1].startswith("| gradient | beta 1 | ") and lines[-1].count("%") == 9
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert lines[-3].startswith("| gradient | beta 1 | ") and lines[-3].count("%") == 15
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
     monkeypatch.setattr(script, "manipulate", None)  # what is finished is not attacked again
     script.main()
     assert capsys.readouterr().out == first
+
+
+def test_a_bounded_attack_changes_no_image_more_than_the_plain_one(script) -> None:
+    subject = script.SUBJECTS["resnet20"](None, 4, 1.0)
+    plain, smooth, bounded, aimed = subject.cells
+    free = script.attack(subject, plain, 5)
+    limit = script.some(free, 2)["l2"]
+    found = script.attack(subject, bounded, 5, limit)
+    assert bool((found["l2"] <= limit * (1 + 1e-5)).all())
+    assert bool((script.attack(subject, smooth, 5)["l2"] > limit).any())
+    before = free["pcc_before"][::2], found["pcc_before"]
+    assert not torch.allclose(*before)  # another method, another target and another original
+    own = script.attack(subject, aimed, 5, limit)["pcc_before"]
+    assert not torch.allclose(own, found["pcc_before"])
 
 
 def test_the_way_and_who_withstands(script) -> None:
@@ -58,6 +80,8 @@ def test_the_way_and_who_withstands(script) -> None:
             "pcc_before": before,
             "pcc_to_target": after,
             "pcc_to_original": original,
+            "ssim_to_target": before,
+            "mse_to_target": after,
             "psnr": [30.0] * 2,
         }
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
@@ -68,4 +92,4 @@ def test_the_way_and_who_withstands(script) -> None:
     assert script.way(robust).tolist() == pytest.approx([0.2, 0.5])
     ways, shares = script.withstands(plain, robust)[:2], script.withstands(plain, robust)[2:]
     assert ways == ["0.90", "0.35"]
-    assert [share.split("%")[0] for share in shares] == ["50", "100", "50"]
+    assert [share.split("%")[0] for share in shares] == ["50", "0", "50", "100", "50"]

@@ -137,7 +137,7 @@ def manipulate(
         TypeError: where an argument is of the wrong type or no such setting exists.
         ValueError: where there is no such preset or a value does not fit; see `veridical.attacks.manipulate`.
     """
-    callback = settings.pop("callback", None)
+    options = {name: settings.pop(name, None) for name in ("callback", "memory_gib")}
     return attacks.manipulate(
         model,
         inputs,
@@ -145,7 +145,7 @@ def manipulate(
         explainer=as_explainer(method),
         target=target,
         settings=_changed(preset, settings),
-        callback=callback,
+        **options,
     )
 
 
@@ -206,8 +206,9 @@ def compare_robustness(
         methods: built-in methods' names or explainers, by the names that the result has; see
             `veridical.attacks.smoothing_variants`.
         preset: see `manipulate`.
-        settings: as for `manipulate`, and `target` (the explained class), `batch` (pairs attacked together)
-            and `callback`, called with the share that is done.
+        settings: as for `manipulate`, and `target` (the explained class), `batch` (pairs attacked together),
+            `within` (a method: the others may change an image no more than the attack on it did) and
+            `callback`, called with the share that is done.
 
     Returns:
         The outcome and the cost of every method; see `veridical.attacks.Robustness`.
@@ -216,7 +217,8 @@ def compare_robustness(
         TypeError: where an argument is of the wrong type or no such setting exists.
         ValueError: where something does not fit; see `veridical.attacks.compare_robustness`.
     """
-    options = {name: settings.pop(name) for name in ("target", "batch", "callback") if name in settings}
+    names = ("target", "batch", "within", "callback")
+    options = {name: settings.pop(name) for name in names if name in settings}
     explainers = {name: as_explainer(one) for name, one in methods.items()}
     chosen = _changed(preset, settings)
     return attacks.compare_robustness(

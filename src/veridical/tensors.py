@@ -3,19 +3,56 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+def safe_divide(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) -> Tensor:
     """`numerator / denominator`, and 0 where the denominator is 0 or imprecise; differentiable there too.
 
     A sum below the smallest normal number over the machine epsilon (1e-31 in single precision) is made of
     parts that are rounded away: what softplus leaves of a dead unit. Its quotient would overflow.
+
+    With an `epsilon`, the denominator is moved away from 0 by as much instead, and 0 itself to `epsilon`.
     """
+    # Not `where` or `masked_fill`: on a CPU they take ten times as long as these, which are vectorized.
+    if epsilon:
+        shift = torch.copysign(denominator.new_full((), epsilon), denominator + 0.0)  # -0.0 becomes 0.0
+        return numerator / (denominator + shift)
     info = torch.finfo(denominator.dtype)
-    return numerator / denominator.masked_fill(denominator.abs() < info.tiny / info.eps, math.inf)
+    size = F.threshold(denominator.abs(), info.tiny / info.eps, math.inf)
+    signed = numerator * denominator.sgn()
+    if torch.is_grad_enabled() and (signed.requires_grad or size.requires_grad):
+        quotient: Tensor = _Quotient.apply(*torch.broadcast_tensors(signed, size))  # type: ignore[no-untyped-call]
+        return quotient
+    return signed / size
+
+
+class _Quotient(torch.autograd.Function):
+    """n / d of one shape, with the derivative for d as (g / d) q and not as g (q / d), q = n / d.
+
+    The second overflows in single precision from d = 1e-19 down. The first does not where g is as small as d,
+    as in relevance that is multiplied by the input again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(numerator: Tensor, denominator: Tensor) -> Tensor:
+        return numerator / denominator
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1], output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
+        denominator, quotient = ctx.saved_tensors
+        share = grads[0] / denominator
+        return share, -(share * quotient) if ctx.needs_input_grad[1] else None
 
 
 def summed_to(relevance: Tensor, shape: torch.Size) -> Tensor:

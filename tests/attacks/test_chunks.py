@@ -8,13 +8,15 @@ from torch import nn
 from veridical.attacks import ManipulationSettings, manipulate
 from veridical.attacks import chunks as chunks_module
 from veridical.attacks.chunks import (
+    BLOCK,
     GIB,
     LivePeak,
     _left_in_container,
     _parts,
     free_memory,
+    growth,
     split,
-    step_memory,
+    step_meter,
 )
 from veridical.attacks.loss import Problem
 from veridical.attributions import method
@@ -59,7 +61,7 @@ def problem(explainer, count=COUNT, settings=FAST):
 def budget(explainer, pairs, settings=FAST):
     """A budget in GiB that holds exactly that many pairs."""
     task = problem(explainer, settings=settings)
-    one, two = (step_memory(task.part(slice(0, n)), images(n)) for n in (1, 2))
+    one, two = (step_meter(task.part(slice(0, n)), images(n)).peak for n in (1, 2))
     return chunks_module.MARGIN * (one + (pairs - 1 + 0.5) * (two - one)) / GIB
 
 
@@ -107,7 +109,7 @@ def test_a_budget_is_kept(pairs):
     assert largest <= pairs
     assert len(found) == -(-COUNT // pairs)
     task = problem(explainer).part(found[0])
-    assert step_memory(task, images()[found[0]]) <= memory * GIB
+    assert step_meter(task, images()[found[0]]).peak <= memory * GIB
 
 
 def test_without_a_budget_half_of_the_free_memory_is_taken(monkeypatch):
@@ -119,6 +121,34 @@ def test_without_a_budget_half_of_the_free_memory_is_taken(monkeypatch):
     assert len(split(problem(explainer), images(), None)) == COUNT
     monkeypatch.undo()
     assert split(problem(explainer), images(), None) == [slice(0, COUNT)]
+
+
+def test_on_a_cpu_no_tensor_that_grows_with_the_pairs_is_larger_than_a_block(monkeypatch):
+    task = problem(METHODS["gradient"])
+    largest = growth(*(step_meter(task.part(slice(0, n)), images(n)) for n in (1, 2)))
+    assert largest == 6 * 64 * 8  # the first layer's output, in double precision
+    assert BLOCK // largest > COUNT
+    monkeypatch.setattr(chunks_module, "BLOCK", 3 * largest)
+    assert [part.stop for part in split(task, images(), None)] == [2, 4, 7]
+    assert [part.stop for part in split(task, images(), 1.0)] == [2, 4, 7]
+    monkeypatch.setattr(chunks_module, "BLOCK", largest // 2)
+    assert len(split(task, images(), None)) == COUNT
+    assert split(task, images(), math.inf) == [slice(0, COUNT)]
+
+
+def test_the_first_step_of_the_parts_is_not_taken_twice():
+    def count(memory):
+        calls = []
+
+        def counted(model, inputs, target=None):
+            calls.append(len(inputs) if inputs.requires_grad else 0)
+            return METHODS["gradient"](model, inputs, target)
+
+        attack(counted, memory)
+        return sum(calls)
+
+    assert count(math.inf) == COUNT * FAST.steps
+    assert count(budget(METHODS["gradient"], 3)) == COUNT * FAST.steps + 1 + 2  # measured on one and on two
 
 
 def test_one_pair_and_an_infinite_budget_measure_nothing():
@@ -266,7 +296,7 @@ def test_live_peak_counts_what_is_alive_at_once():
 def test_need_grows_with_pairs_and_nodes():
     few, many = (method("integrated-gradients", steps=steps) for steps in (10, 30))
     one, two, long = (
-        step_memory(problem(explainer).part(slice(0, n)), images(n))
+        step_meter(problem(explainer).part(slice(0, n)), images(n)).peak
         for explainer, n in ((few, 1), (few, 2), (many, 1))
     )
     assert 1.4 * one < two < 2.2 * one

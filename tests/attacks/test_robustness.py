@@ -84,6 +84,29 @@ def test_the_result_does_not_depend_on_the_batch(compared):
             torch.testing.assert_close(value, whole[key], rtol=1e-6, atol=1e-9)
 
 
+def test_within_the_change_that_the_plain_method_needed(compared):
+    given = replace(SETTINGS, keep="last")
+    bounded = run(settings=given, explainers=dict(reversed(TWO.items())), batch=2, within="plain")
+    plain, smoothed = (bounded.methods[name].outcome for name in TWO)
+    reached = plain.image_change.l2
+    assert list(bounded.methods) == list(reversed(TWO))
+    assert bool((smoothed.image_change.l2 <= reached * (1 + 1e-9)).all())
+    free = run(settings=given, explainers=TWO).methods
+    torch.testing.assert_close(plain.inputs, free["plain"].outcome.inputs)
+    assert bool((free["beta-smoothed"].outcome.image_change.l2 > reached).any())
+    assert plain.settings == bounded.settings == given
+    assert smoothed.settings == replace(given, max_l2=reached)
+    assert bounded.farther("beta-smoothed", "plain").estimate == 1.0
+
+
+def test_limits_of_each_image_go_with_their_part():
+    limits = (0.05, 0.2, 0.1)
+    settings = replace(SETTINGS, max_l2=limits, keep="last")
+    found = run(settings=settings, explainers=ONE, batch=2).methods["plain"].outcome
+    assert found.image_change.l2.tolist() == pytest.approx(limits)
+    assert found.settings == settings
+
+
 def test_cost_counts_forward_passes(compared):
     passes = {name: one.cost.map_passes.tolist() for name, one in compared.methods.items()}
     assert passes == {"plain": [1.0] * 3, "beta-smoothed": [1.0] * 3, "smoothgrad": [3.0] * 3}
@@ -215,6 +238,12 @@ WRONG = {
     "no map": ({"target_maps": None}, TypeError, "target_map"),
     "map": ({"target_maps": goals(2)}, ValueError, "target_map of shape"),
     "maps": ({"target_maps": {"plain": goals()}}, ValueError, "none for beta-smoothed, smoothgrad"),
+    "within": ({"within": "plan"}, ValueError, "expected within to be one of .*got 'plan'"),
+    "limits": (
+        {"settings": replace(SETTINGS, max_l2=(0.1, 0.2))},
+        ValueError,
+        "max_l2 of 1 or 3 numbers, got 2",
+    ),
 }
 
 

@@ -139,6 +139,9 @@ def test_settings_of_an_attack():
     default = attack_settings(bounds=BOUNDS, steps=7, lr=0.5, seed=3)
     assert (default.steps, default.lr, default.lr_unit, default.seed) == (7, 0.5, "range", 3)
     assert default.bounds == BOUNDS and default.every == 10
+    assert default.max_linf is None and default.max_l2 is None
+    limited = attack_settings(max_linf=0.1, max_l2=2.0)
+    assert (limited.max_linf, limited.max_l2) == (0.1, 2.0)
     narrow = attack_settings("table1-lrp", ((0.0,) * 3, (1.0,) * 3))
     assert narrow.lr == pytest.approx(2e-4 / 4.4285, rel=0.01) and narrow.steps == 1500
     assert attack_settings("table1-lrp").bounds is not None

@@ -122,6 +122,16 @@ def test_every_kind_of_target(call, tmp_path, undrawn):
     assert load_file(tmp_path / "out" / "maps.safetensors")["target"].shape == (1, 32, 32)
 
 
+def test_the_image_changes_no_more_than_allowed(call, tmp_path, undrawn):
+    limits = ("--max-linf", 0.02, "--max-l2", 0.4)
+    result = call("--target-region", "2,3,20,21", "--lr", 0.1, *limits, steps=3)
+    assert result.exit_code == 0, result.output
+    found = record(tmp_path)
+    assert 0 < found["after"]["image"]["linf"] <= 0.02 * (1 + 1e-5)
+    assert 0 < found["after"]["image"]["l2"] <= 0.4 * (1 + 1e-5)
+    assert (found["settings"]["max_linf"], found["settings"]["max_l2"]) == (0.02, 0.4)
+
+
 def test_the_map_of_another_image_is_that_of_the_defended_method(call, tmp_path, undrawn):
     call("--target-image", tmp_path / "two.png", "--smooth-beta", 2, steps=2)
     found = record(tmp_path)
@@ -215,6 +225,8 @@ def test_the_random_state_and_the_directory_are_left_alone(call, tmp_path, undra
         (("--target-text", "a", "--preset", "table9"), "did you mean table"),
         (("--target-text", "a", "--steps", "0"), "steps of at least 1, got 0"),
         (("--target-text", "a", "--lr", "-1"), "positive, finite lr, got -1"),
+        (("--target-text", "a", "--max-linf", "-1"), "max_linf of 0 or more and finite, got -1"),
+        (("--target-text", "a", "--max-l2", "nan"), "max_l2 of 0 or more and finite, got nan"),
         (("--target-text", "a", "--smooth-beta", "0"), "positive, finite beta, got 0"),
         (("--target-text", "a", "--smoothgrad", "0"), "samples of at least 1, got 0"),
         (("--target-text", "a", "--device", "abacus"), "abacus"),

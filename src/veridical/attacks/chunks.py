@@ -1,4 +1,4 @@
-"""How many pairs are optimized together: as many as fit in memory.
+"""How many pairs are optimized together: as many as fit in memory, on a CPU as many as are fastest.
 
 What one step needs is measured on the first pairs, not guessed: methods, networks and sizes differ by orders
 of magnitude.
@@ -28,11 +28,15 @@ SHARE_OF_FREE = 0.5
 MARGIN = 1.4
 """What kernels need for themselves is not seen: the measured need is multiplied by this."""
 
+BLOCK = 32 * 2**20
+"""On a CPU a tensor of more bytes is memory that the system has to clear, anew each time it is allocated
+(glibc keeps freed blocks up to this size): a step of eight pairs took longer than eight steps of one."""
+
 _UNKNOWN = 4 * GIB  # on systems that do not tell what is free
 
 
 def split(problem: Problem, clean: Tensor, memory_gib: float | None) -> list[slice]:
-    """Parts of equal size, each so small that one step of it fits in the budget.
+    """Parts of equal size, each so small that one step of it fits in the budget, and quick on a CPU.
 
     A method that can only explain the whole batch (DeepLIFT with one reference for each image) is not split.
 
@@ -49,7 +53,7 @@ def split(problem: Problem, clean: Tensor, memory_gib: float | None) -> list[sli
     if memory_gib == math.inf or (memory_gib is None and len(clean) == 1):
         return whole
     try:
-        one, two = (step_memory(problem.part(slice(0, n)), clean[:n]) for n in (1, min(2, len(clean))))
+        one, two = (step_meter(problem.part(slice(0, n)), clean[:n]) for n in (1, min(2, len(clean))))
     except ValueError as error:
         if memory_gib is None or len(clean) == 1:
             return whole  # an error that is not about the part comes back from the attack itself
@@ -58,13 +62,14 @@ def split(problem: Problem, clean: Tensor, memory_gib: float | None) -> list[sli
             f"{error}; give memory_gib=math.inf where the method belongs to this batch"
         ) from error
     budget = SHARE_OF_FREE * free_memory(clean.device) if memory_gib is None else memory_gib * GIB
-    if memory_gib is not None and MARGIN * one > budget:
+    if memory_gib is not None and MARGIN * one.peak > budget:
         raise ValueError(
-            f"expected memory_gib of at least {MARGIN * one / GIB:.2g}, which one pair needs, got "
+            f"expected memory_gib of at least {MARGIN * one.peak / GIB:.2g}, which one pair needs, got "
             f"{memory_gib:g}; give more, take smaller images, or a method of fewer steps or samples"
         )
-    each = max(two - one, 1)
-    return _parts(len(clean), max(1, 1 + int((budget / MARGIN - one) // each)))
+    fitting = 1 + int((budget / MARGIN - one.peak) // max(two.peak - one.peak, 1))
+    quick = len(clean) if clean.is_cuda else BLOCK // max(growth(one, two), 1)
+    return _parts(len(clean), max(1, min(fitting, quick)))
 
 
 def check_budget(memory_gib: float | None) -> None:
@@ -86,8 +91,8 @@ def _parts(count: int, largest: int) -> list[slice]:
     return [slice(begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
 
 
-def step_memory(problem: Problem, images: Tensor) -> int:
-    """The bytes that tensors take at the peak of one step of the optimization, beyond what was there."""
+def step_meter(problem: Problem, images: Tensor) -> LivePeak:
+    """What the tensors of one step of the optimization take, beyond what was there."""
     meter = LivePeak()
     beta = problem.beta(0)
     with meter:
@@ -98,11 +103,19 @@ def step_memory(problem: Problem, images: Tensor) -> int:
             moved = images.clone().requires_grad_(True)
             with torch.enable_grad():
                 gradient_of(problem.losses(moved, beta).sum(), moved)
-    return meter.peak
+    return meter
+
+
+def growth(one: LivePeak, two: LivePeak) -> int:
+    """The bytes by which the largest tensor of a step of one pair grows in the same step of two.
+
+    Only tensors that grow count: a copy of a layer's weights is as large for any number of pairs.
+    """
+    return max((more - less for less, more in zip(one.sizes, two.sizes, strict=False)), default=0)
 
 
 class LivePeak(TorchDispatchMode):
-    """The most bytes of memory that were alive at once, of all that was allocated inside.
+    """The most bytes of memory that were alive at once, of all that was allocated inside, and all sizes.
 
     It follows the life of each storage, on any device. Memory that a kernel uses only inside itself is not
     seen.
@@ -112,6 +125,7 @@ class LivePeak(TorchDispatchMode):
         """Nothing is counted yet."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
+        self.sizes: list[int] = []
         self._live = 0
 
     def __torch_dispatch__(
@@ -128,6 +142,7 @@ class LivePeak(TorchDispatchMode):
 
     def _allocated(self, storage: torch.UntypedStorage) -> None:
         size = storage.nbytes()
+        self.sizes.append(size)
         self._live += size
         self.peak = max(self.peak, self._live)
         weakref.finalize(storage, self._freed, size)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from veridical.attacks.budget import Budget
 from veridical.attacks.settings import ManipulationSettings
 from veridical.checks import check_logits, check_relevance
 from veridical.smoothing import BetaSchedule, BetaSmoothed, NoiseAveraged, SmoothedModel
@@ -40,6 +41,7 @@ class Problem:
         logits: of the clean images on the unmodified network (N, K).
         settings: the choices.
         smooth: whether the optimization runs on softplus activations.
+        budget: how far each image may move.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class Problem:
     logits: Tensor
     settings: ManipulationSettings
     smooth: bool
+    budget: Budget = Budget()
 
     def beta(self, step: int) -> float:
         """The softplus beta of a step; infinite without smoothing."""
@@ -63,6 +66,7 @@ class Problem:
             targets=self.targets[pairs],
             target_map=self.target_map[pairs],
             logits=self.logits[pairs],
+            budget=self.budget.part(pairs),
         )
 
     def repeated(self, count: int) -> Problem:

@@ -46,6 +46,9 @@ Where the pairs are optimized in parts, the steps done are those of the average 
 loss of a pair that has not begun is NaN.
 """
 
+_Slope = tuple[Tensor, Tensor]
+"""The loss of each pair (N,) and its gradient (N, C, H, W)."""
+
 _TOGETHER = 8  # images in one forward pass before the size of the parts is known
 
 
@@ -80,8 +83,8 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
             `preset("default")`, which needs no tuning; `preset("default", bounds)` clamps, too.
         callback: told the progress after every step.
         memory_gib: GiB that a step may take beside network and images; one step of one and of two pairs is
-            measured to see how many fit. None takes half of the memory that is free, infinity all pairs at
-            once. The result does not depend on it, up to rounding.
+            measured to see how many fit, and on a CPU how many are fastest. None takes half of the memory
+            that is free, infinity all pairs at once. The result does not depend on it, up to rounding.
 
     Raises:
         TypeError: where the inputs or the target are of the wrong type.
@@ -96,6 +99,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     goal = checked_map(target_map, inputs)
     clean = inputs.detach()
     check_within(clean, settings.limits(clean))
+    budget = settings.budget(clean)
     with evaluation_mode(model):
         logits = torch.cat([unmodified_logits(model, some) for some in clean.split(_TOGETHER)])
         problem = Problem(
@@ -106,6 +110,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
             logits=logits,
             settings=settings,
             smooth=runs_smoothed(model, clean, explainer, settings),
+            budget=budget,
         )
         parts = split(problem, clean, memory_gib)
         return _in_parts(problem, clean, parts, callback, explained=target is not None)
@@ -118,10 +123,9 @@ def _in_parts(
     done: list[Manipulation] = []
     losses = torch.full_like(clean[:, 0, 0, 0], torch.nan)
     with suppress(KeyboardInterrupt):
-        if len(parts) > 1:
-            _check_all(problem, clean, parts)
-        for pairs in parts:
-            search = _Search(problem.part(pairs), clean[pairs], checked=len(parts) > 1)
+        firsts = _first_slopes(problem, clean, parts)
+        for pairs, first in zip(parts, firsts, strict=True):
+            search = _Search(problem.part(pairs), clean[pairs], first)
             tell = None if callback is None else _Tell(callback, pairs, problem.settings.steps, losses)
             try:
                 with flushed_denormals():
@@ -138,15 +142,22 @@ def _in_parts(
     return result if len(result.inputs) == len(clean) else replace(result, interrupted=True)
 
 
-def _check_all(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> None:
-    """Try the first step of all pairs: what cannot work is said at once, not when its part begins."""
+def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> list[_Slope | None]:
+    """The first step of every part: what cannot work is said at once, not when its part begins.
+
+    A single part begins at once and takes its own first step.
+    """
+    if len(parts) == 1:
+        return [None]
     unit = problem.settings.unit(clean).expand(len(clean), -1, -1, -1)
-    found = []
-    for pairs in parts:
-        images = clean[pairs].clone().requires_grad_(True)
-        found.append(_slope(problem.part(pairs), images, unit[pairs], 0))
+    with flushed_denormals():
+        found = [
+            _slope(problem.part(pairs), clean[pairs].clone().requires_grad_(True), unit[pairs], 0)
+            for pairs in parts
+        ]
     losses, gradients = (torch.cat([one[place] for one in found]) for place in (0, 1))
     check_first(gradients, losses, problem.explainer)
+    return list(found)
 
 
 @dataclass(frozen=True)
@@ -168,11 +179,12 @@ class _Tell:
 class _Search:
     """The optimization of one batch, and what it has found so far; readable at any moment."""
 
-    def __init__(self, problem: Problem, clean: Tensor, *, checked: bool) -> None:
+    def __init__(self, problem: Problem, clean: Tensor, first: _Slope | None) -> None:
         self.problem = problem
-        self.checked = checked
+        self.first = first
         self.limits = problem.settings.limits(clean)
         self.unit = problem.settings.unit(clean)
+        self.clean = clean
         self.calls = 0
         self.images = clean.clone().requires_grad_(True)
         self.history: list[Evaluation] = []
@@ -196,10 +208,11 @@ class _Search:
         self.finished = True
 
     def _step(self, optimizer: torch.optim.Adam, step: int) -> Tensor:
-        losses, gradient = _slope(self.problem, self.images, self.unit, step)
+        known = self.first if step == 0 else None
+        losses, gradient = known or _slope(self.problem, self.images, self.unit, step)
         estimated = self.problem.settings.gradient == "estimated"
         self.calls += 2 * self.problem.settings.directions if estimated else 1
-        if step == 0 and not self.checked:
+        if step == 0 and known is None:
             check_first(gradient, losses, self.problem.explainer)
         self.images.grad = torch.where(gradient.isfinite(), gradient, 0.0)
         before = self.images.detach().clone()
@@ -208,9 +221,16 @@ class _Search:
             if self.problem.settings.lr_unit == "range":
                 # Adam's steps have the size of lr whatever the loss is: scaled here, not the loss.
                 self.images.copy_(before + self.unit * (self.images - before))
-            if self.limits is not None:
-                self.images.clamp_(*self.limits)
+            self._bring_back()
         return losses
+
+    def _bring_back(self) -> None:
+        """The image to its bounds, and to within its budget, in place: the optimizer holds it."""
+        width: Tensor | float = 1.0
+        if self.limits is not None:
+            self.images.clamp_(*self.limits)
+            width = self.limits[1] - self.limits[0]
+        self.images.copy_(self.problem.budget.within(self.images, self.clean, width))
 
     def _evaluate(self, step: int, losses: Tensor) -> None:
         """Look at the unmodified network, and keep the pairs that are better than before."""
@@ -230,8 +250,8 @@ class _Search:
         self.kept = torch.where(per_sample(better, images), images, self.kept)
 
 
-def _slope(problem: Problem, images: Tensor, unit: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The loss of each pair (N,) and its gradient (N, C, H, W)."""
+def _slope(problem: Problem, images: Tensor, unit: Tensor, step: int) -> _Slope:
+    """The loss of each pair and its gradient."""
     settings, beta = problem.settings, problem.beta(step)
     if settings.gradient == "estimated":
         estimate = GradientEstimate(settings.directions, settings.radius, settings.seed)

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -166,6 +166,7 @@ def compare_robustness(  # noqa: PLR0913 - each names a different thing
     settings: ManipulationSettings,
     target: Target = None,
     batch: int = 8,
+    within: str | None = None,
     callback: Progress | None = None,
 ) -> Robustness:
     """Attack several methods with the same settings on the same pairs (figure 5 of the paper).
@@ -178,9 +179,11 @@ def compare_robustness(  # noqa: PLR0913 - each names a different thing
         inputs: clean images (N, C, H, W).
         target_maps: the maps aimed at (N, H, W), the same for all methods, or those of each method by name.
         explainers: the methods by name, for example `smoothing_variants(method)`.
-        settings: of every attack: the same budget for all.
+        settings: of every attack.
         target: the explained class; None for the predicted one.
         batch: pairs that are attacked together; the result does not depend on it, the seconds do.
+        within: the name of a method: the attack on each of the others may change an image no more, in
+            Euclidean norm, than the attack on this one did. None for the same steps and rate only.
         callback: told the progress.
 
     Raises:
@@ -190,6 +193,9 @@ def compare_robustness(  # noqa: PLR0913 - each names a different thing
     """
     check_inputs(inputs)
     _check(explainers, settings, batch)
+    if within is not None:
+        check_choice("within", within, tuple(explainers))
+    settings.budget(inputs)
     check_target_count(target, len(inputs))
     goals = _goals(target_maps, explainers, inputs)
     parts: list[dict[str, AttackedMethod]] = []
@@ -198,16 +204,21 @@ def compare_robustness(  # noqa: PLR0913 - each names a different thing
         for begin in range(0, len(inputs), batch):
             chunk = slice(begin, begin + batch)
             found: dict[str, AttackedMethod] = {}
-            for name, explainer in explainers.items():
+            for name in sorted(explainers, key=lambda name: name != within):
                 classes = target[chunk] if isinstance(target, Tensor) else target
                 pairs = _Pairs(inputs[chunk].detach(), goals[name][chunk], classes)
                 done = len(parts) * len(explainers) + len(found)
                 tell = _Tell(callback, done / total, 1 / (total * settings.steps))
-                found[name] = _attacked(model, pairs, explainer, settings, tell)
+                own = _limited(settings.for_pairs(chunk), found[within] if within in found else None)
+                found[name] = _attacked(model, pairs, explainers[name], own, tell)
             parts.append(found)
     if not parts:
         raise KeyboardInterrupt
-    methods = {name: _joined([part[name] for part in parts]) for name in explainers}
+    bound = None if within is None else _joined([part[within] for part in parts], settings)
+    methods = {
+        name: _joined([part[name] for part in parts], _limited(settings, None if name == within else bound))
+        for name in explainers
+    }
     return Robustness(methods, settings, interrupted=len(parts) * batch < len(inputs))
 
 
@@ -295,9 +306,15 @@ def _attacked(
     return AttackedMethod(explainer, outcome, Cost(map_passes, map_seconds, attack_passes, attack_seconds))
 
 
-def _joined(parts: list[AttackedMethod]) -> AttackedMethod:
-    outcome, cost = join([part.outcome for part in parts]), join([part.cost for part in parts])
-    return AttackedMethod(parts[0].explainer, outcome, cost)
+def _limited(settings: ManipulationSettings, bound: AttackedMethod | None) -> ManipulationSettings:
+    """The settings of an attack that may change each image no more than another one did."""
+    return settings if bound is None else replace(settings, max_l2=bound.outcome.image_change.l2)
+
+
+def _joined(parts: list[AttackedMethod], settings: ManipulationSettings) -> AttackedMethod:
+    """All pairs of one method; the settings of a part hold the limits of its own pairs only."""
+    outcome = join([replace(part.outcome, settings=settings) for part in parts])
+    return AttackedMethod(parts[0].explainer, outcome, join([part.cost for part in parts]))
 
 
 def _records(name: str, one: AttackedMethod) -> list[dict[str, Any]]:

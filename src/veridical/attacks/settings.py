@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from veridical.attacks.budget import Budget, Limit, budget_for, checked_limit
 
 Bound = float | Sequence[float] | Tensor
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
@@ -39,6 +41,10 @@ class ManipulationSettings:
         output_network: "shared" takes the output from the network that is explained, softplus while beta
             grows (one forward pass, as the authors do); "unmodified" from the network itself (one more).
         bounds: lowest and highest valid input, each one number or one per channel; None for no clamping.
+        max_linf: the most that a value may change, one number or one for each image; None for no limit. In
+            the units of `ImageChange`: [0, 1] of the range with `bounds`, else those of the input.
+        max_l2: the same for the Euclidean norm of an image's change. After each step the image is brought
+            back within both.
         rescale: multiply the map's factor by ``(pixels / 50176) ** 2``: published factors are for 224 x 224.
         keep: "best" returns, for each pair, the evaluated iterate of the original class whose map on the
             unmodified network correlates most with the target; "last" the last iterate, as the paper does.
@@ -63,6 +69,8 @@ class ManipulationSettings:
     beta: tuple[float, float] = (10.0, 100.0)
     output_network: Literal["shared", "unmodified"] = "shared"
     bounds: tuple[Bound, Bound] | None = None
+    max_linf: Limit | None = None
+    max_l2: Limit | None = None
     rescale: bool = True
     keep: Literal["best", "last"] = "best"
     every: int = 50
@@ -77,6 +85,10 @@ class ManipulationSettings:
         self._check_names()
         if self.bounds is not None:
             object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
+        for name in ("max_linf", "max_l2"):
+            limit = getattr(self, name)
+            if limit is not None:
+                object.__setattr__(self, name, checked_limit(name, limit))
 
     def _check_numbers(self) -> None:
         for name in ("steps", "every", "directions"):
@@ -121,6 +133,22 @@ class ManipulationSettings:
                     f"expected bounds of 1 or {like.shape[1]} channels, got {bound.shape[1]}; give one each"
                 )
         return lower, upper
+
+    def budget(self, clean: Tensor) -> Budget:
+        """The limits of the change of each image of `clean` (N, C, H, W).
+
+        Raises:
+            ValueError: where there are neither one nor N numbers.
+        """
+        return budget_for(clean, self.max_linf, self.max_l2)
+
+    def for_pairs(self, pairs: slice) -> ManipulationSettings:
+        """The same attack on some of the images: limits that are one for each image are those of these."""
+        limits = {"max_linf": self.max_linf, "max_l2": self.max_l2}
+        own: dict[str, Any] = {
+            name: limit[pairs] for name, limit in limits.items() if isinstance(limit, tuple)
+        }
+        return replace(self, **own) if own else self
 
     def unit(self, clean: Tensor) -> Tensor:
         """What one unit of `lr` is for images `clean` (N, C, H, W): a tensor that broadcasts against them."""

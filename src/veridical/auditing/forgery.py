@@ -204,7 +204,7 @@ def forge(
     return Forgery(clean, attack, stored, settings, time.perf_counter() - started)
 
 
-def attack_settings(
+def attack_settings(  # noqa: PLR0913 - the options of the command line
     preset: str = "default",
     bounds: Bounds | None = None,
     *,
@@ -212,6 +212,8 @@ def attack_settings(
     lr: float | None = None,
     seed: int = 0,
     gradient: str = "exact",
+    max_linf: float | None = None,
+    max_l2: float | None = None,
 ) -> ManipulationSettings:
     """The settings of an attack on inputs with these bounds, which looks at the network every 10 steps.
 
@@ -222,6 +224,8 @@ def attack_settings(
         lr: instead of the preset's, as a fraction of the width of the bounds.
         seed: of what is random.
         gradient: "exact", or "estimated" for a method without a derivative.
+        max_linf: the most that a value may change, as a fraction of the width of the bounds.
+        max_l2: the same for the Euclidean norm of the whole change.
 
     Raises:
         ValueError: where there is no such preset or gradient, or a number is out of range.
@@ -229,6 +233,7 @@ def attack_settings(
     pair = None if bounds is None else (tuple(bounds[0]), tuple(bounds[1]))
     settings = find_preset(preset, pair)
     changes: dict[str, Any] = {"seed": seed, "every": EVERY, "gradient": gradient}
+    changes.update(max_linf=max_linf, max_l2=max_l2)
     if steps is not None:
         changes["steps"] = steps
     if lr is not None:

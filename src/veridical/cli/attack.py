@@ -67,6 +67,13 @@ Rate = Annotated[
     float | None,
     typer.Option("--lr", help="Learning rate as a fraction of black to white; default: the preset's."),
 ]
+MaxLinf = Annotated[
+    float | None,
+    typer.Option("--max-linf", help="The most that a value may change, a fraction of black to white."),
+]
+MaxL2 = Annotated[
+    float | None, typer.Option("--max-l2", help="The most that the image may change, Euclidean norm of that.")
+]
 PresetName = Annotated[
     str, typer.Option("--preset", help="Settings: default, or published ones, as table1-gradient.")
 ]
@@ -106,6 +113,8 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     out: Out = Path("veridical-attack"),
     steps: Steps = None,
     lr: Rate = None,
+    max_linf: MaxLinf = None,
+    max_l2: MaxL2 = None,
     preset: PresetName = "default",
     smooth_beta: SmoothBeta = None,
     smoothgrad: SmoothGrad = None,
@@ -121,6 +130,7 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
             image=target_image, map=target_map, text=target_text, region=target_region, uniform=target_uniform
         )
         chosen: dict[str, Any] = {"steps": steps, "lr": lr, "seed": seed, "gradient": gradient}
+        chosen |= {"max_linf": max_linf, "max_l2": max_l2}
         attack_settings(preset, **chosen)  # refuses what is wrong before anything is loaded
         defense = partial(defended, beta=smooth_beta, samples=smoothgrad, seed=seed, gradient=gradient)
         wanted = find_method(method, patterns, fit_patterns, defense)

@@ -59,8 +59,8 @@ class RandomizationSettings:
         initialization: `"glorot"`, as Keras does by default: uniform Glorot kernels, zero biases, batch
             normalization with gamma 1, beta 0, mean 0, variance 1; or `"module"`: the `reset_parameters` of
             each module, and Glorot where there is none.
-        batch: images in one call of the method. On a CPU 16 are as fast as more, and the memory is that of 16;
-            None is all at once, which suits a GPU.
+        batch: images in one call of the method. On a CPU 16 are as fast as more; None is all at once, which
+            suits a GPU.
         seed: of the random weights.
         measures: what `CascadingRandomization.measures` holds: names out of `veridical.metrics.MEASURES`,
             all of the same maps.

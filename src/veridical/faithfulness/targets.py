@@ -31,8 +31,8 @@ class RandomLogitSettings:
     Attributes:
         protocol: how two maps are compared, see `veridical.metrics.SimilarityProtocol`.
         reduction: channel reduction; None is `default_reduction(method)`.
-        batch: images in one call of the method, each for two classes. On a CPU 16 are as fast as more, and the
-            memory is that of 16; None is all at once, which suits a GPU.
+        batch: images in one call of the method, each for two classes. On a CPU 16 are as fast as more; None
+            is all at once, which suits a GPU.
         first_index: index of the first image, so that parts of a batch get the classes that they have in
             the whole batch.
         seed: of the drawn classes.

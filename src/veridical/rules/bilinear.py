@@ -91,11 +91,7 @@ def proportional_matmul(gates: Gates, epsilon: float = 0.0) -> Rule:
 
     def rule(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
         y = operation.value
-        scaled = (
-            relevance[0] / (y + torch.where(y >= 0, epsilon, -epsilon))
-            if epsilon
-            else safe_divide(relevance[0], y)
-        )
+        scaled = safe_divide(relevance[0], y, epsilon)
         back = operation.adjoint([scaled])
         shares = _shares(operation, gates)
         return tuple(share * x * r for share, x, r in zip(shares, operation.values, back, strict=True))
@@ -203,11 +199,7 @@ def proportional_normalization(epsilon: float = 0.0) -> Rule:
             return pass_through(operation, relevance)
         x, y = operation.values[0], operation.value
         weight, eps, shape, axes = _normalization(operation)
-        scaled = (
-            relevance[0] / (y + torch.where(y >= 0, epsilon, -epsilon))
-            if epsilon
-            else safe_divide(relevance[0], y)
-        )
+        scaled = safe_divide(relevance[0], y, epsilon)
         back = (scaled if weight is None else scaled * weight).reshape(-1, *shape)
         grouped = x.reshape(shape)
         if operation.base == "rms_norm":

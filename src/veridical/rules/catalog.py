@@ -45,8 +45,7 @@ def affine_epsilon(epsilon: float) -> AffineRule:
 
     def rule(at: Application, relevance: Tensor) -> Tensor:
         def shares(r: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            stabilized = y + torch.where(y >= 0, epsilon, -epsilon)
-            return x * at.affine.adjoint(r / stabilized, at.affine.weight)
+            return x * at.affine.adjoint(safe_divide(r, y, epsilon), at.affine.weight)
 
         return some_images_at_a_time(shares, relevance, at.x, at.y)
 
@@ -60,8 +59,7 @@ def affine_products(epsilon: float) -> AffineRule:
     def rule(at: Application, relevance: Tensor) -> Tensor:
         def shares(r: Tensor, x: Tensor) -> Tensor:
             z = at.affine.product(x, at.affine.weight)
-            scaled = r / (z + torch.where(z >= 0, epsilon, -epsilon)) if epsilon else safe_divide(r, z)
-            return x * at.affine.adjoint(scaled, at.affine.weight)
+            return x * at.affine.adjoint(safe_divide(r, z, epsilon), at.affine.weight)
 
         return some_images_at_a_time(shares, relevance, at.x)
 
@@ -135,7 +133,7 @@ def _share(affine: Affine, x: Tensor, relevance: Tensor, sign: int, bias: Bias) 
 
 
 def _share_of(affine: Affine, x: Tensor, relevance: Tensor, sign: int, bias: Bias) -> Tensor:
-    signed = bool(x.detach().min() < 0)  # behind a ReLU the second half would only multiply zeros
+    signed = bool(x.detach().amin() < 0)  # behind a ReLU the second half would only multiply zeros
     straight = _one_sign(affine.weight, sign)
     above = x.clamp(min=0) if signed else x
     z = affine.product(above, straight)
