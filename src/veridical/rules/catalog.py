@@ -33,21 +33,17 @@ def affine_gradient(at: Application, relevance: Tensor) -> Tensor:
 
 def affine_z(at: Application, relevance: Tensor) -> Tensor:
     """R_in = x W^T (R / y), y = W x + b: the bias is an input that absorbs relevance (Sixt 2020, eq. 7)."""
-
-    def shares(r: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return x * at.affine.adjoint(safe_divide(r, y), at.affine.weight)
-
-    return some_images_at_a_time(shares, relevance, at.x, at.y)
+    return affine_epsilon(0.0)(at, relevance)
 
 
 def affine_epsilon(epsilon: float) -> AffineRule:
     """R_in = x W^T (R / (y + epsilon sign(y))), sign(0) = 1 (Bach et al. 2015, eq. 58)."""
 
-    def rule(at: Application, relevance: Tensor) -> Tensor:
-        def shares(r: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            return x * at.affine.adjoint(safe_divide(r, y, epsilon), at.affine.weight)
+    def shares(affine: Affine, r: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return x * affine.adjoint(safe_divide(r, y, epsilon), affine.weight)
 
-        return some_images_at_a_time(shares, relevance, at.x, at.y)
+    def rule(at: Application, relevance: Tensor) -> Tensor:
+        return some_images_at_a_time(partial(shares, at.affine), relevance, at.x, at.y)
 
     rule.__doc__ = f"R_in = x W^T (R / (y + {epsilon:g} sign(y))), sign(0) = 1."
     return rule
