@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from veridical.auditing.chunks import UNSPLIT, images_of
 from veridical.auditing.inputs import Inputs
-from veridical.auditing.measure import Subject, Tick, Work, measure
+from veridical.auditing.measure import measure
 from veridical.auditing.plan import Task
 from veridical.auditing.pooling import Outcome, sampled
+from veridical.auditing.subject import Subject, Tick, Work
 from veridical.auditing.tangent import OnManifold
 from veridical.values import Explainer
 

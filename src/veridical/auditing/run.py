@@ -12,12 +12,12 @@ from veridical.auditing.digests import state_digest
 from veridical.auditing.executor import MAPS_KEPT, Job, LocalExecutor, Queue
 from veridical.auditing.inputs import Inputs
 from veridical.auditing.lock import locked
-from veridical.auditing.measure import array
 from veridical.auditing.plan import PRESETS, Task
 from veridical.auditing.pooling import Outcome, joined
 from veridical.auditing.preparing import AuditOptions, Prepared, Progress, prepare, unfinished
 from veridical.auditing.result import AuditReport, MapFile, StoredMaps, merge_maps
 from veridical.auditing.store import Store, check_directory
+from veridical.auditing.subject import array
 from veridical.checks import evaluation_mode
 from veridical.records import Score, SkippedRecord, write_run
 from veridical.values import Target
