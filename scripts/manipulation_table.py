@@ -11,7 +11,7 @@ interruption, and prints the tables from what is there.
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,19 +25,22 @@ from scripts.pages import cifar_images, kept, table  # noqa: E402
 
 from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
 from veridical.attacks import IMAGENET_BOUNDS, manipulate, preset  # noqa: E402
+from veridical.attacks.outcome import compare  # noqa: E402
 from veridical.attacks.settings import Bounds  # noqa: E402
 from veridical.attributions import fit_patterns, method, saliency  # noqa: E402
 from veridical.data import load_folder  # noqa: E402
 from veridical.metrics import box, share_interval  # noqa: E402
 from veridical.models import load_model  # noqa: E402
 from veridical.smoothing import beta_smooth, smoothgrad  # noqa: E402
-from veridical.values import Explainer  # noqa: E402
+from veridical.values import Explainer, Target  # noqa: E402
 
 PATTERN_IMAGES = 512
 COSTLY = 10
 """Pairs of the cells that need ten or more passes in the place of one."""
 SAME_CHANGE = "same change"
 PUBLISHED_BETA = 0.8
+OTHER_NOISE = 1_000_000
+"""The seed of noise that no attack has seen."""
 STATISTICS = {
     "pcc_before": "PCC to target, before",
     "pcc_to_target": "PCC to target, after",
@@ -54,7 +57,8 @@ class Cell:
     """One attack on all pairs.
 
     A `bounded` one may change each image no more (Euclidean norm) than the attack on the plain method did.
-    The targets are maps of `aim`, or of the method under attack itself.
+    The targets are maps of `aim`, or of the method under attack itself. The maps that are compared with them
+    in the end are those of `judge`, or again of the method under attack.
     """
 
     name: str
@@ -63,11 +67,25 @@ class Cell:
     pairs: int
     bounded: bool = False
     aim: Explainer | None = None
+    judge: Explainer | None = None
 
     @property
     def key(self) -> str:
         """The file's name."""
         return f"{self.name}--{self.variant}"
+
+
+@dataclass
+class Redrawn:
+    """SmoothGrad with other noise in each call: for an attacker who does not know what the user's will be."""
+
+    explainer: Explainer
+    calls: int = 0
+
+    def __call__(self, model: nn.Module, inputs: Tensor, target: Target = None) -> Tensor:
+        """Relevance (N, C, H, W)."""
+        self.calls += 1
+        return averaged(self.explainer, self.calls)(model, inputs, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +114,8 @@ def resnet20(folder: Path, pairs: int, beta: float) -> Subject:
     found = [
         cell for name in plain for cell in smoothed(name, plain[name], counts[name], (PUBLISHED_BETA, beta))
     ]
-    found += [
-        Cell(name, "SmoothGrad", smoothgrad(plain[name], 10, 0.1), COSTLY)
-        for name in ("gradient", "gradient-x-input", "guided-backprop")
-    ]
+    for name in ("gradient", "gradient-x-input", "guided-backprop"):
+        found += noisy(name, plain[name])
     found += [cell for name in plain for cell in bounded(name, plain[name], counts[name])]
     return Subject(model, cifar_images(folder, "test.zip", pairs), IMAGENET_BOUNDS, found)
 
@@ -121,6 +137,21 @@ def smoothed(name: str, one: Explainer, pairs: int, betas: tuple[float, ...]) ->
     """The method as it is, and with softplus of each beta."""
     softer = [Cell(name, f"beta {beta:g}", beta_smooth(one, beta), pairs) for beta in betas]
     return [Cell(name, "plain", one, pairs), *softer]
+
+
+def averaged(one: Explainer, seed: int) -> Explainer:
+    """SmoothGrad with the paper's number of copies, and noise of this seed."""
+    return smoothgrad(one, 10, 0.1, seed=seed)
+
+
+def noisy(name: str, one: Explainer) -> list[Cell]:
+    """SmoothGrad under the noise that was attacked, under other noise, and attacked under ever new noise."""
+    known, other = averaged(one, 0), averaged(one, OTHER_NOISE)
+    return [
+        Cell(name, "SmoothGrad", known, COSTLY),
+        Cell(name, "SmoothGrad, other noise", known, COSTLY, aim=other, judge=other),
+        Cell(name, "SmoothGrad, noise drawn at each step", Redrawn(one), COSTLY, aim=other, judge=other),
+    ]
 
 
 def bounded(name: str, one: Explainer, pairs: int) -> list[Cell]:
@@ -147,7 +178,21 @@ def attack(subject: Subject, cell: Cell, steps: int, limit: Tensor | None = None
     found = result.statistics()
     found["pcc_before"] = result.similarity.before.pcc.double()
     found["ssim_images"] = result.image_change.similarity.ssim.double()
-    return found
+    return found if cell.judge is None else found | judged(model, (clean, result.inputs), goal, cell.judge)
+
+
+def judged(
+    model: nn.Module, images: tuple[Tensor, Tensor], goal: Tensor, judge: Explainer
+) -> dict[str, Tensor]:
+    """The similarities of the clean and the manipulated images' maps by another method than the attacked."""
+    with torch.no_grad():
+        classes = model(images[0]).argmax(1)
+    before, after = (saliency(judge(model, one, classes)).detach() for one in images)
+    found = {"pcc_before": compare(before, goal).pcc}
+    for name, other in (("target", goal), ("original", before)):
+        values = asdict(compare(after, other))
+        found |= {f"{kind}_to_{name}": values[kind] for kind in ("pcc", "ssim", "mse")}
+    return {name: value.double() for name, value in found.items()}
 
 
 def row(cell: Cell, found: Mapping[str, Tensor]) -> list[str]:

@@ -1,6 +1,7 @@
 """The script behind the first tables of docs/attacked.md, on a tiny network."""
 
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def test_a_bounded_attack_changes_no_image_more_than_the_plain_one(script) -> No
     assert not torch.allclose(*before)  # another method, another target and another original
     own = script.attack(subject, aimed, 5, limit)["pcc_before"]
     assert not torch.allclose(own, found["pcc_before"])
+
+
+def test_smoothgrad_is_measured_under_noise_that_was_not_attacked(script) -> None:
+    subject = script.SUBJECTS["resnet20"](None, 4, 1.0)
+    _, other, redrawn = (replace(one, pairs=2) for one in script.noisy("gradient", method("gradient")))
+    known = replace(other, judge=None)
+    found = [script.attack(subject, one, 5) for one in (known, other, redrawn)]
+    assert found[0].keys() == found[1].keys() == found[2].keys()
+    # The same attack: the images are the same, their maps under other noise are not.
+    assert torch.equal(found[0]["l2"], found[1]["l2"])
+    assert not torch.allclose(found[0]["pcc_to_target"], found[1]["pcc_to_target"])
+    assert not torch.allclose(found[2]["l2"], found[1]["l2"]) and redrawn.explainer.calls >= 5
+    assert torch.equal(found[2]["pcc_before"], found[1]["pcc_before"])
 
 
 def test_the_way_and_who_withstands(script) -> None:
