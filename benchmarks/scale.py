@@ -28,7 +28,7 @@ MIB = 2**20
 SIDE = 64
 TESTS = (
     "random-logit", "cascading-randomization", "pixel-flipping", "cosine-convergence", "manipulation",
-    "curvature",
+    "curvature", "infidelity", "sensitivity",
 )  # fmt: skip
 
 

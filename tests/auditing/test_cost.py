@@ -74,6 +74,16 @@ def test_random_orders_of_pixels_are_planned_once(network, images):
     assert found["gradient", "pixel-flipping"] == 1 + (2 + QUICK.orders) * each
 
 
+def test_the_images_without_squares_are_predicted_once(passes, network, images):
+    one, two = (passes(names, ["infidelity"]) for names in (["gradient"], ["gradient", "lrp-zplus"]))
+    # Its map and the image as it is.
+    assert two["unchanged"] - one["unchanged"] == 5 + 5
+    found = planned(network, images, "gradient", "lrp-z", tests=["infidelity", "sensitivity"])
+    assert found["gradient", "infidelity"] == found["lrp-z", "infidelity"] + QUICK.squares
+    own = cost.FORWARD_PASSES["lrp-z"]
+    assert found["lrp-z", "sensitivity"] == 1 + QUICK.neighbors * own
+
+
 @pytest.mark.slow
 def test_the_plan_is_within_a_factor_of_two_on_a_real_network(monkeypatch):
     """The table in the documentation is narrower; here a busy machine must not fail the suite."""
@@ -91,7 +101,7 @@ def test_the_plan_is_within_a_factor_of_two_on_a_real_network(monkeypatch):
 
     monkeypatch.setattr(executor, "measure", timed)
     monkeypatch.setattr(cost, "CLOCK", time.process_time)
-    options = {"methods": ["lrp-zplus"], "tests": [*THREE, "cosine-convergence"]}
+    options = {"methods": ["lrp-zplus"], "tests": [*THREE, "cosine-convergence", "sensitivity"]}
     audit(loaded.module, images, **options)
     ratios = {
         line.test: line.seconds / seconds[line.test]

@@ -74,6 +74,7 @@ def test_results_do_not_depend_on_how_the_images_are_divided(network, ten, in_ta
     assert rows(found[64]) == rows(found[4]) == rows(found[2])
     assert {score.test for score in found[2].scores} >= {
         "random-logit", "cascading-randomization", "pixel-flipping", "cosine-convergence", "manipulation",
+        "infidelity", "sensitivity",
     }  # fmt: skip
     assert found[64].verdicts == found[2].verdicts
     assert found[64].run.tests == found[2].run.tests
@@ -176,11 +177,13 @@ def test_ten_interrupts_at_random_moments_change_nothing(network, ten, in_tasks_
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith(".")]
 
 
+# Python itself loses an interrupt that comes while an object is finalized, and warns of it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ten_signals_at_random_moments_change_nothing(network, ten, in_tasks_of, tmp_path):
     in_tasks_of(4)
     whole = audit(network, ten, methods=METHODS, tests=FOUR)
-    chance, stops = random.Random(0), 0
-    for _ in range(10):
+    chance, stops, tries = random.Random(0), 0, 0
+    while stops < 10 and (tries := tries + 1) < 15:
         timer = threading.Timer(0.01 + chance.random() / 4, os.kill, (os.getpid(), signal.SIGINT))
         try:
             timer.start()

@@ -12,7 +12,7 @@ from veridical.auditing.size import Lines, file_bytes, lines_of, measured_on
 
 TESTS = [
     "random-logit", "cascading-randomization", "pixel-flipping", "cosine-convergence", "manipulation",
-    "curvature",
+    "curvature", "infidelity", "sensitivity",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from networks import Sequential, images, seeded
 from veridical.attributions import method
-from veridical.faithfulness import InfidelitySettings, infidelity, perturbations
+from veridical.faithfulness import InfidelitySettings, default_reading, infidelity, perturbations
 
 PERTURBATIONS = ("gaussian", "square")
 
@@ -26,6 +26,10 @@ class Linear(nn.Module):
 
 def exact(model, inputs, target):
     return model.weight.expand_as(inputs)
+
+
+def contributions(model, inputs, target):
+    return model.weight * inputs
 
 
 def doubled(model, inputs, target):
@@ -60,6 +64,82 @@ def test_a_map_of_twice_the_size_is_wrong_by_the_change_itself_and_right_when_sc
     scaled = infidelity(model, x, doubled, target=0, perturbation=kind, scaled=True)
     torch.testing.assert_close(scaled.scale, torch.full((3,), 0.5, dtype=torch.float64))
     assert scaled.values.max() < 1e-24
+
+
+@pytest.mark.parametrize("baseline", ["zero", (0.3, -0.2, 0.1)])
+def test_contributions_to_a_linear_network_add_up_to_what_is_removed(baseline, model, x):
+    settings = {"target": 0, "perturbation": "square", "baseline": baseline, "reading": "contribution"}
+    result = infidelity(model, x, contributions, **settings)
+    if baseline == "zero":
+        assert result.values.max() < 1e-24
+        torch.testing.assert_close(result.explained, torch.ones(3, dtype=torch.float64))
+    else:
+        assert (result.values > 1e-3).all()
+    slopes = infidelity(model, x, contributions, **settings | {"reading": "slope"})
+    assert (slopes.values > result.values).all()
+
+
+def test_a_map_of_the_wrong_sign_explains_nothing_at_any_scale(model, x):
+    for kind in PERTURBATIONS:
+        wrong = infidelity(model, x, lambda *given: -exact(*given), target=0, perturbation=kind, scaled=True)
+        assert wrong.explained.eq(0).all() and wrong.scale.lt(0).all() and wrong.values.max() < 1e-24
+        right = infidelity(model, x, doubled, target=0, perturbation=kind)
+        torch.testing.assert_close(right.explained, torch.ones(3, dtype=torch.float64))
+
+
+def test_what_is_explained_is_what_the_best_scale_leaves(x):
+    found = infidelity(seeded(Sequential), x, method("lrp-zplus"), scaled=True, samples=30, shuffles=2)
+    right = found.scale > 0
+    assert right.any()
+    torch.testing.assert_close(found.explained[right], (1 - found.unexplained)[right])
+    assert found.explained[~right].eq(0).all()
+
+
+def test_shuffled_maps_explain_by_chance_what_is_known(generator):
+    """An unrelated direction has the squared cosine 1 / S on average; half of them are of the wrong sign."""
+    weight = torch.randn(1, 48, 48, generator=generator, dtype=torch.float64)
+    model, x = Linear(weight - weight.mean()), torch.zeros(2, 1, 48, 48, dtype=torch.float64)
+    found = infidelity(model, x, exact, target=0, samples=20, shuffles=400)
+    assert found.chance.mean() == pytest.approx(1 / 40, rel=0.15)
+    assert infidelity(model, x, exact, target=0, samples=20).chance.isnan().all()
+    flat = infidelity(model, x, lambda _, inputs, target: torch.ones_like(inputs), target=0, shuffles=3)
+    torch.testing.assert_close(flat.chance, flat.explained)
+
+
+def test_perturbed_images_are_predicted_once_for_all_methods(model, x):
+    first = infidelity(model, x, exact, target=0, samples=10, shuffles=1)
+    asked = sum(model.sizes)
+    second = infidelity(model, x, doubled, target=0, samples=10, reuse=first, scaled=True)
+    assert sum(model.sizes) == asked + 3
+    alone = infidelity(model, x, doubled, target=0, samples=10, scaled=True)
+    assert torch.equal(alone.values, second.values) and torch.equal(alone.changes, second.changes)
+    with pytest.raises(ValueError, match="expected to reuse a result for .*samples=11.*leave out reuse"):
+        infidelity(model, x, exact, target=0, samples=11, reuse=first)
+    for wrong in ({"target": 1}, {"inputs": x + 1}):
+        given = {"inputs": x, "target": 0} | wrong
+        with pytest.raises(ValueError, match="the same model, images and target"):
+            infidelity(model, given["inputs"], exact, target=given["target"], samples=10, reuse=first)
+
+
+def test_relevance_that_is_known_is_not_asked_for(model, x):
+    def never(model, inputs, target):
+        raise AssertionError
+
+    given = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    found = infidelity(model, x, never, target=0, relevance=given, samples=5)
+    alone = infidelity(model, x, lambda *_: given, target=0, samples=5)
+    assert torch.equal(found.values, alone.values)
+    with pytest.raises(ValueError, match="relevance of shape"):
+        infidelity(model, x, never, target=0, relevance=given[:, :1], samples=5)
+
+
+def test_slopes_are_told_from_contributions():
+    for name in ("gradient", "guided-backprop", "deconvnet", "rectgrad", "smoothgrad"):
+        assert default_reading(name) == default_reading(method(name)) == "slope"
+    for name in ("gradient-x-input", "lrp-zplus", "integrated-gradients", "grad-cam", "deeplift-rescale"):
+        assert default_reading(name) == default_reading(method(name)) == "contribution"
+    assert default_reading(method("integrated-gradients", multiply_by_input=False)) == "slope"
+    assert default_reading(exact) == "contribution"
 
 
 def test_the_scale_is_the_best_one():
@@ -145,6 +225,9 @@ def test_nothing_is_left_behind():
         ({"baseline": "black"}, "baseline zero, mean, blur"),
         ({"baseline": (1.0,)}, "baseline of 3 numbers, got 1"),
         ({"samples": 0}, "at least one perturbation, got 0"),
+        ({"shuffles": -1}, "number of shuffled maps, got -1"),
+        ({"reading": "area"}, "reading to be one of slope, contribution, got 'area'"),
+        ({"reading": "contribution"}, "expected squares for a map of contributions, got Gaussian noise"),
         ({"batch": 0}, "at least one image, got 0"),
         ({"target": 2}, r"target in 0..1, got 2"),
     ],
@@ -181,5 +264,23 @@ def test_the_value_is_that_of_captum_for_the_same_perturbations(kind, scaled, na
     theirs = captum.infidelity(
         model, perturb, x, relevance, target=target, n_perturb_samples=20, normalize=scaled
     )
+    assert theirs.abs().max() > 1e-6
+    torch.testing.assert_close(ours.values, theirs, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.peer
+def test_contributions_are_those_of_captum_for_the_same_squares():
+    captum = pytest.importorskip("captum.metrics", reason="needs captum (make peers)")
+    model, x, target = seeded(Sequential), images(3), torch.tensor([1, 2, 0])
+    settings = {"perturbation": "square", "samples": 20, "reading": "contribution"}
+    ours = infidelity(model, x, method("gradient-x-input"), target=target, **settings)
+    drawn = torch.stack(list(perturbations(x, InfidelitySettings(**settings)))).transpose(0, 1).flatten(0, 1)
+
+    @captum.infidelity_perturb_func_decorator(multiply_by_inputs=True)
+    def perturb(inputs):
+        return inputs - drawn
+
+    relevance = method("gradient-x-input")(model, x, target)
+    theirs = captum.infidelity(model, perturb, x, relevance, target=target, n_perturb_samples=20)
     assert theirs.abs().max() > 1e-6
     torch.testing.assert_close(ours.values, theirs, rtol=1e-5, atol=1e-12)

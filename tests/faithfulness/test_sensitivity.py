@@ -41,6 +41,27 @@ def test_the_map_of_a_quadratic_network_moves_as_far_as_the_image():
     torch.testing.assert_close(result.values, norms.max() / x.flatten(1).norm(dim=1))
 
 
+def test_a_radius_for_each_channel_and_relevance_that_is_known():
+    x = images(2, 6)
+    several, one = (
+        sensitivity(Quadratic(), x, identity, radius=radius, samples=3) for radius in ((0.1, 0.1, 0.1), 0.1)
+    )
+    assert torch.equal(several.distances, one.distances)
+    settings = SensitivitySettings(radius=(0.1, 0.2, 0.4))
+    for noise in noise_in_ball(x, settings):
+        largest = noise.abs().amax(dim=(1, 2))
+        assert (largest <= torch.tensor([0.1, 0.2, 0.4])).all() and largest[2] > 0.2
+    asked = []
+
+    def counted(model, inputs, target):
+        asked.append(len(inputs))
+        return identity(model, inputs, target)
+
+    relevance = identity(Quadratic(), x, one.target)
+    known = sensitivity(Quadratic(), x, counted, radius=0.1, samples=3, relevance=relevance)
+    assert sum(asked) == 6 and torch.equal(known.values, one.values)
+
+
 def test_a_constant_map_does_not_move_and_a_map_of_zeros_is_not_measured():
     x = images(2, 6)
     assert sensitivity(Quadratic(), x, constant).values.eq(0).all()
@@ -110,6 +131,9 @@ def test_nothing_is_left_behind():
     [
         ({"radius": 0.0}, "positive radius, got 0.0"),
         ({"radius": float("inf")}, "positive radius, got inf"),
+        ({"radius": (0.1, 0.0, 0.1)}, r"positive radius, got \(0.1, 0.0, 0.1\)"),
+        ({"radius": ()}, r"positive radius, got \(\)"),
+        ({"radius": (0.1, 0.1)}, "one radius, or 3 of them, got 2"),
         ({"samples": 0}, "at least one sample, got 0"),
         ({"batch": 0}, "at least one image, got 0"),
         ({"target": 2}, r"target in 0..1, got 2"),

@@ -4,15 +4,18 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from veridical.metrics import bootstrap_interval
 from veridical.metrics import share_interval as tensor_share_interval
 from veridical.verdicts.intervals import (
     difference_interval,
     holm_level,
+    least_for_width,
     least_images,
     median_interval,
     share_interval,
+    student_width,
 )
 
 
@@ -128,3 +131,22 @@ def test_the_interval_of_a_share_is_the_one_that_audits_store(hits, n):
     values = np.array([1.0] * hits + [0.0] * (n - hits))
     stored = tensor_share_interval(values, level=0.97)
     assert share_interval(values, 0.97) == pytest.approx((stored.low, stored.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99, 0.9999])
+def test_students_width_is_that_of_his_interval(level):
+    values = np.array([0.3, 0.5, 0.4, 0.9])
+    low, high = t.interval(level, 3, values.mean(), values.std(ddof=1) / 2)
+    assert student_width(level, 4) * values.std(ddof=1) == pytest.approx((high - low) / 2)
+    assert math.isnan(student_width(level, 1))
+
+
+@pytest.mark.parametrize(("level", "n"), [(0.9, 2), (0.99, 3), (0.9999, 5)])
+@pytest.mark.parametrize("ratio", [0.9, 0.3, 0.01])
+def test_the_number_of_trainings_is_the_least(level, n, ratio):
+    wanted = ratio * student_width(level, n)
+    found = least_for_width(level, n, ratio, 10**9)
+    assert student_width(level, found) <= wanted < student_width(level, found - 1)
+    assert least_for_width(level, n, ratio, found) == found
+    assert least_for_width(level, n, ratio, found - 1) is None
+    assert least_for_width(level, n, 0.0, 10**6) is None

@@ -12,9 +12,9 @@ GOOD = '[tests.random-logit]\nstatistic = "median_ssim"\nthreshold = 0.9\nsource
 def test_the_default_policy_judges_all_tests():
     policy = load_policy()
     assert [name for name, rule in policy.tests.items() if not rule.required] == [
-        "pixel-flipping", "manipulation", "tangent-space", "curvature",
+        "pixel-flipping", "manipulation", "tangent-space", "curvature", "infidelity", "sensitivity", "roar",
     ]  # fmt: skip
-    assert len(policy.tests) == 7
+    assert len(policy.tests) == 10
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,56 @@ def test_an_old_run_without_values_by_image_has_its_interval_widened():
     assert entry.ci_high - entry.value == pytest.approx(0.0725 * factor)
 
 
+def retrained(value, half, n):
+    """The margin of some trainings, with its stored interval."""
+    ends = {"ci_low": value - half, "ci_high": value + half, "n": n}
+    return Score("m", "roar", "mean_roar_margin", value, **ends)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "passed"), [(0.2, 0.1, True), (-0.2, 0.1, False), (0.0, 0.1, None), (0.05, 0.1, None)]
+)
+@pytest.mark.parametrize("trainings", [3, 5])
+def test_retrained_networks_are_advisory_and_counted_as_trainings(value, half, passed, trainings):
+    found = verdict([*PASS, retrained(value, half, trainings)], tests=(*ALL, "roar"))
+    evidence = next(one for one in found.evidence if one.test == "roar")
+    assert found.verdict == "believable" and evidence.passed is passed and evidence.n == trainings
+    assert f"Student's over {trainings} trainings" in evidence.note and "widened" not in evidence.note
+    few = judge(run_of((*ALL, "roar")), [*PASS, retrained(value, half, 2)], load_policy())["m"].evidence[-1]
+    assert few.passed is None and "needs 3 trainings, has 2" in few.note
+
+
+def test_students_interval_is_widened_by_his_quantiles():
+    from scipy.stats import t
+
+    policy = load_policy().model_copy(update={"level": 0.9995})
+    scores = [*PASS, retrained(0.1, 0.05, 3)]
+    evidence = judge(run_of((*ALL, "roar")), scores, policy)["m"].evidence[-1]
+    wanted = 0.05 * t.ppf(0.99975, 2) / t.ppf(0.995, 2)
+    assert (evidence.level, evidence.ci_low) == (0.9995, pytest.approx(0.1 - wanted))
+    scale = 0.05 / (t.ppf(0.995, 2) / 3**0.5)
+    assert evidence.passed is None and evidence.needed == next(
+        n for n in range(2, 99) if scale * t.ppf(0.99975, n - 1) / n**0.5 <= 0.1
+    )
+
+
+def test_what_is_asked_of_trainings_and_pairs_is_told_in_these():
+    policy = load_policy()
+    rules = {name: rule.model_copy(update={"required": True}) for name, rule in policy.tests.items()}
+    policy = policy.model_copy(update={"tests": {name: rules[name] for name in ("roar", "manipulation")}})
+
+    def reason(*scores):
+        return judge(run_of(("roar", "manipulation")), scores, policy)["m"].reason
+
+    few = reason(retrained(0.1, 0.05, 2), row("manipulation", -0.5, -0.1, n=1))
+    assert "Roar has 2 of the 3 trainings that it needs" in few
+    assert "manipulation has 1 of the 5 pairs that it needs" in few
+    near = reason(retrained(0.01, 0.05, 4), row("manipulation", -0.5, 0.1))
+    assert "trainings would decide it" in near and "pairs would decide it" in near
+    on = reason(retrained(0.0, 0.05, 4), row("manipulation", -0.5, -0.1))
+    assert "more trainings will hardly decide it" in on
+
+
 def quantile(level):
     return statistics.NormalDist().inv_cdf((1 + level) / 2)
 

@@ -25,6 +25,7 @@ from veridical.auditing.result import AuditReport
 from veridical.auditing.run import AuditOptions, Progress, audit, plan_audit
 from veridical.auditing.store import check_directory
 from veridical.auditing.tangent import ManifoldLike, open_manifold
+from veridical.faithfulness import read_roar
 from veridical.verdicts import TEST_NAMES, Policy, PolicyError, TestPolicy, judge, load_policy
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "method_summary",
     "open_manifold",
     "plan_audit",
+    "read_roar",
     "region_target",
     "text_target",
     "uniform_target",

@@ -28,8 +28,8 @@ _MAPS = 16
 
 
 def images_of(settings: Mapping[str, Any]) -> int:
-    """How many images (or pairs) a test is run on, by its settings."""
-    return int(settings["pairs"] if "pairs" in settings else settings["images"])
+    """How many images (or pairs) a test is run on, by its settings; 0 for one that looks at none."""
+    return int(settings["pairs"] if "pairs" in settings else settings.get("images", 0))
 
 
 def divided(

@@ -217,6 +217,11 @@ def _needs(test: str, settings: Mapping[str, Any], explainer: Explainer, first: 
         return (settings["vectors"] + 1) * SENT, 0
     if test == "manipulation":
         return MEASURED + steps * MANIPULATED * method, 4
+    if test == "infidelity":
+        squares = settings["samples"]
+        return 1 + (squares if first else 0), squares * (1 + settings["shuffles"]) * ADDED_UP
+    if test == "sensitivity":
+        return 1 + settings["samples"] * method, 0
     if test == "curvature":
         return CURVED + (settings["products"] + 1) * PRODUCT, 0
     return 2 * method, 0
@@ -227,6 +232,9 @@ MANIPULATED = 3.0
 
 MEASURED = 50.0
 """The target map, and the manipulated image measured on the network as it is, in forward passes."""
+
+ADDED_UP = 0.02
+"""What a map predicts for a removed square, in comparisons of two maps."""
 
 SENT = 5.5
 """A starting vector sent down to the input and compared with the others, in forward passes, by any method."""

@@ -14,6 +14,7 @@ from veridical.auditing.inputs import Inputs
 from veridical.auditing.measure import measure
 from veridical.auditing.plan import Task
 from veridical.auditing.pooling import Outcome, sampled
+from veridical.auditing.retrained import Retrained
 from veridical.auditing.subject import Subject, Tick, Work
 from veridical.auditing.tangent import OnManifold
 from veridical.values import Explainer
@@ -40,6 +41,7 @@ class Job:
         batch: images in one call of a method.
         chunk: images in a task at most.
         manifold: for the test tangent-space.
+        retrained: for the test roar.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Job:
     batch: int
     chunk: int
     manifold: OnManifold | None = None
+    retrained: Retrained | None = None
 
     def span(self, task: Task) -> tuple[int, int]:
         """The first image of a task and the one after the last."""
@@ -193,7 +196,8 @@ class Worker:
         job = self.job
         return Subject(
             model=job.model, images=job.inputs.read(start, stop), targets=job.targets[start:stop],
-            names=job.names[start:stop], display=job.display, label=job.label, bounds=job.bounds, first=start,
+            names=job.names[start:stop], display=job.display, label=job.label, bounds=job.bounds,
+            retrained=job.retrained, first=start,
         )  # fmt: skip
 
     def _with_partner(self, kept: Subject, count: int) -> Subject:

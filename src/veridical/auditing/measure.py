@@ -14,6 +14,7 @@ from veridical.auditing.cosines import summaries
 from veridical.auditing.forgery import attack_settings
 from veridical.auditing.inputs import spans
 from veridical.auditing.movement import predict, radius_of, softplus_for
+from veridical.auditing.perturbed import infidelity_of, sensitivity_of
 from veridical.auditing.pooling import Outcome
 from veridical.auditing.subject import Subject, Work, array, relevance_of
 from veridical.faithfulness import (
@@ -277,6 +278,13 @@ def _curvature(subject: Subject, work: Work) -> Outcome:
     return Outcome(scores, facts={"softplus": softplus_for(subject.model, subject.images)})
 
 
+def _roar(subject: Subject, work: Work) -> Outcome:
+    """What is stored of networks that were trained before, see `Retrained`."""
+    if subject.retrained is None:
+        raise ValueError("expected retrained networks for the test roar, got none; pass roar")
+    return Outcome(subject.retrained.scores(work.task.method, work.score))
+
+
 _MEASURES: Mapping[str, Callable[[Subject, Work], Outcome]] = {
     "random-logit": _random_logit,
     "cascading-randomization": _cascading,
@@ -285,4 +293,7 @@ _MEASURES: Mapping[str, Callable[[Subject, Work], Outcome]] = {
     "manipulation": _manipulation,
     "tangent-space": _tangent_space,
     "curvature": _curvature,
+    "infidelity": infidelity_of,
+    "sensitivity": sensitivity_of,
+    "roar": _roar,
 }

@@ -1,7 +1,7 @@
 """What an audit does: its tests, the sizes that a preset stands for, and the list of independent tasks."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "manipulation": "whether an invisible change of the image makes its map that of another image (advisory)",
     "tangent-space": "whether the map lies along the manifold of the images; needs a manifold (advisory)",
     "curvature": "how far the gradient map can be moved, predicted from the network's curvature (advisory)",
+    "infidelity": "whether the map predicts what removed squares of the image cost the class (advisory)",
+    "sensitivity": "how far the map moves when the image hardly does (advisory)",
+    "roar": "whether networks retrained without the map's pixels get worse; needs these networks (advisory)",
 }
 
 
@@ -38,6 +41,13 @@ MOST_ALIGNED = 200
 
 FLIPPED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 """Shares of removed pixels where time allows: dense at first, where the curves differ most."""
+
+
+LARGEST_SQUARE = 0.5
+"""Of the squares that infidelity removes, as a share of the shorter side."""
+
+NEAR = 0.02
+"""Largest change of a value for the sensitivity, as a share of black to white: about 5 of 255 gray levels."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,9 @@ class Preset:
         orders: random orders that it compares with.
         curved: images whose curvature is measured at most.
         curvature_products: of the Hessian with a vector for each of them, half for Lanczos, half as probes.
+        squares: removed from each image for its infidelity.
+        shuffles: of each map's pixels, which its infidelity is compared with.
+        neighbors: of each image, for its sensitivity.
     """
 
     images: int
@@ -74,17 +87,20 @@ class Preset:
     orders: int = 3
     curved: int = 2
     curvature_products: int = 12
+    squares: int = 30
+    shuffles: int = 3
+    neighbors: int = 3
 
 
 PRESETS: Mapping[str, Preset] = {
     "quick": Preset(5, 6, 3, 5, 1, 120, ("gradient",), 10),
     "standard": Preset(
         24, 12, 8, 5, 4, 300, ("gradient", "lrp-zplus"), 30, flipped=FLIPPED, orders=5, curved=8,
-        curvature_products=40,
+        curvature_products=40, squares=50, shuffles=5, neighbors=5,
     ),
     "thorough": Preset(
         200, 24, 200, 5, 20, 300, ("gradient", "gradient-x-input", "lrp-zplus"), 50, flipped=FLIPPED,
-        orders=10, curved=50, curvature_products=60,
+        orders=10, curved=50, curvature_products=60, squares=100, shuffles=10, neighbors=10,
     ),
 }  # fmt: skip
 """The presets by name. Sixt et al. 2020 used 200 images."""
@@ -138,30 +154,47 @@ def find_tests(names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in TEST_NAMES if name in names)
 
 
-NO_MANIFOLD = (
-    "no manifold was given; fit one to images of this kind with `veridical manifold fit` and pass its "
-    "directory as --manifold (in Python: manifold=), or a decoder of your own with --decoder and --latents"
-)
+NEEDS: Mapping[str, tuple[str, str]] = {
+    "tangent-space": (
+        "a manifold",
+        "no manifold was given; fit one to images of this kind with `veridical manifold fit` and pass its "
+        "directory as --manifold (in Python: manifold=), or a decoder of your own with --decoder and "
+        "--latents",
+    ),
+    "roar": (
+        "a folder of retrained networks",
+        "no folder of retrained networks was given; train them on your training images with vd.roar(..., "
+        "folder=FOLDER) in Python and pass the folder as --roar (in Python: roar=)",
+    ),
+}
+"""Tests that need what an audit does not have: what it is, and how to get it."""
 
 
-def runnable(tests: tuple[str, ...], *, with_manifold: bool) -> tuple[tuple[str, ...], list[SkippedRecord]]:
-    """The tests that can be run with or without a manifold, and what is left out of all methods.
+def runnable(tests: tuple[str, ...], given: Collection[str]) -> tuple[tuple[str, ...], list[SkippedRecord]]:
+    """The tests that can be run, and what is left out of all methods.
+
+    Args:
+        tests: that were asked for.
+        given: those of `NEEDS` for which what they need was given.
 
     Raises:
-        ValueError: no test is left, or a manifold was given and no test asks for it.
+        ValueError: no test is left, or something was given and no test asks for it.
     """
-    if with_manifold:
-        if "tangent-space" not in tests:
+    for name in given:
+        what = NEEDS[name][0]
+        if name not in tests:
             raise ValueError(
-                f"expected the test tangent-space where a manifold is given, got {', '.join(tests)}; name it "
-                "among the tests, or leave the manifold out"
+                f"expected the test {name} where {what} is given, got {', '.join(tests)}; name it among the "
+                f"tests, or leave {what.removeprefix('a ')} out"
             )
-        return tests, []
-    rest = tuple(name for name in tests if name != "tangent-space")
+    rest = tuple(name for name in tests if name in given or name not in NEEDS)
     if not rest:
-        raise ValueError(f"expected a manifold for the test tangent-space: {NO_MANIFOLD}")
-    left = [SkippedRecord(method="", test="tangent-space", reason=NO_MANIFOLD, applies=False)]
-    return rest, left if rest != tests else []
+        what, reason = NEEDS[tests[0]]
+        raise ValueError(f"expected {what} for the test {tests[0]}: {reason}")
+    missing = [name for name in tests if name not in rest]
+    return rest, [
+        SkippedRecord(method="", test=name, reason=NEEDS[name][1], applies=False) for name in missing
+    ]
 
 
 def find_methods(
@@ -242,6 +275,11 @@ def settings_of(preset: Preset, seed: int, images: int) -> dict[str, dict[str, A
             "images": min(preset.curved, images), "products": preset.curvature_products, "beta": BETA,
             "radius": RADIUS, "seed": seed,
         },
+        "infidelity": {
+            "images": images, "perturbation": "square", "side": LARGEST_SQUARE, "baseline": "zero",
+            "samples": preset.squares, "shuffles": preset.shuffles, "seed": seed,
+        },
+        "sensitivity": {"images": images, "radius": NEAR, "samples": preset.neighbors, "seed": seed},
     }  # fmt: skip
 
 
@@ -254,13 +292,27 @@ def _manipulation(preset: Preset) -> dict[str, Any]:
 
 
 def make_plan(
-    methods: Mapping[str, Explainer], tests: Sequence[str], preset: Preset, images: int
+    methods: Mapping[str, Explainer],
+    tests: Sequence[str],
+    preset: Preset,
+    images: int,
+    unretrained: Mapping[str, str],
 ) -> tuple[list[Task], list[SkippedRecord]]:
-    """The tasks, method by method, and the tests that are left out with the reason."""
+    """The tasks, method by method, and the tests that are left out with the reason.
+
+    Args:
+        methods: by name.
+        tests: that can be run.
+        preset: of the audit.
+        images: that it uses.
+        unretrained: methods for which the test roar has no networks, with the reason.
+    """
     tasks, skipped = [], []
     for name, explainer in methods.items():
         for test in tests:
             reason, applies = _left_out(name, explainer, test, preset, images)
+            if test == "roar" and name in unretrained:
+                reason, applies = unretrained[name], False
             if reason:
                 skipped.append(SkippedRecord(method=name, test=test, reason=reason, applies=applies))
             else:

@@ -29,6 +29,7 @@ from veridical.auditing.plan import (
     runnable,
     settings_of,
 )
+from veridical.auditing.retrained import open_retrained
 from veridical.auditing.tangent import ManifoldLike, put_on_manifold
 from veridical.checks import check_deterministic, check_logits, resolve_target
 from veridical.records import (
@@ -74,6 +75,7 @@ class AuditOptions(TypedDict, total=False):
     command: Sequence[str] | None
     render: Callable[[Path], Path] | None
     manifold: ManifoldLike | None
+    roar: str | Path | None
     max_images: int | None
     memory_gib: float | None
     executor: Executor | None
@@ -132,10 +134,14 @@ def prepare(
     name, target, seed = chosen
     preset = _sized(find_preset(name), options)
     inputs = as_inputs(images)
-    methods, manifold = find_methods(options.get("methods"), preset), options.get("manifold")
-    tests, left_out = runnable(find_tests(options.get("tests")), with_manifold=manifold is not None)
-    given = options.get("policy")
-    policy = given if isinstance(given, Policy) else load_policy(given)
+    methods = find_methods(options.get("methods"), preset)
+    manifold, folder = options.get("manifold"), options.get("roar")
+    needed = {"tangent-space": manifold, "roar": folder}
+    given = [test for test, one in needed.items() if one is not None]
+    tests, left_out = runnable(find_tests(options.get("tests")), given)
+    retrained = None if folder is None else open_retrained(folder, model, methods)
+    rules = options.get("policy")
+    policy = rules if isinstance(rules, Policy) else load_policy(rules)
     if "manipulation" in (options.get("tests") or ()):
         preset = replace(preset, manipulated=tuple(methods))
     count = min(len(inputs), preset.images)
@@ -146,14 +152,17 @@ def prepare(
         some = batches(inputs, settings["tangent-space"]["images"], preset.batch)
         placed = put_on_manifold(manifold, model, torch.cat([part for _, part in some]), bounds)
         settings["tangent-space"] |= placed.settings
+    if retrained is not None:
+        settings["roar"] = dict(retrained.settings)
     several = (options.get("model_info") or {}).get("output") == "labels"
     seen = _look(model, inputs, (names, target, label, several), preset.batch)
     chunk = _chunk(model, seen.first, preset, options.get("memory_gib"), directory)
     job = Job(
         model, inputs, seen.targets, names, options.get("display") or _stretch, label, bounds, methods,
-        settings, seed, preset.batch, chunk, placed,
+        settings, seed, preset.batch, chunk, placed, retrained,
     )  # fmt: skip
-    whole, skipped = make_plan(methods, tests, preset, count)
+    unretrained = {} if retrained is None else retrained.lacking
+    whole, skipped = make_plan(methods, tests, preset, count, unretrained)
     run = _describe(job, seen, (name, tests, len(inputs)), options)
     run = run.model_copy(update={"skipped": [*left_out, *skipped], "policy": policy.model_dump()})
     return Prepared(job, run, policy, tuple(whole), tuple(divided(whole, settings, chunk)))

@@ -58,9 +58,10 @@ def audit(
             or None), `data_info` (fields of `DataRecord`), `command` (for the record), `render` (makes the
             page of a run directory, as `veridical.report.render`), `manifold` (for the test tangent-space: a
             directory of `veridical manifold fit`, a fitted manifold, or a decoder with latents; see
-            `ManifoldLike`), `max_images` (instead of the preset's), `memory_gib` (what a task may use; the
-            images are divided so, without a change of the results), `executor` (who does the tasks:
-            `LocalExecutor()`, or `RayExecutor()`).
+            `ManifoldLike`), `roar` (for the test roar: the folder that `veridical.roar` stored its trainings
+            in), `max_images` (instead of the preset's), `memory_gib` (what a task may use; the images are
+            divided so, without a change of the results), `executor` (who does the tasks: `LocalExecutor()`,
+            or `RayExecutor()`).
 
     Returns:
         Verdicts, scores and maps.

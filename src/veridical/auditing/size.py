@@ -121,6 +121,11 @@ def lines_of(test: str, settings: Mapping[str, Any], network: Measured) -> Lines
     if test == "cosine-convergence":
         layers = Lines(1, 0, 14, 2).times(network.layers)
         return Lines(layers.named, 0, layers.pooled, layers.pooled_flags + BINS)
+    if test == "roar":
+        # Rows with an interval, whatever the number of images; each is about as long as two lines.
+        curves = 1 + len(settings["controls"])
+        margins = 2 if "edges" in settings["controls"] else 1
+        return Lines(0, 0, 2 * (curves * len(settings["shares"]) + margins), 0)
     return _FIXED[test]
 
 
@@ -132,6 +137,8 @@ _FIXED: Mapping[str, Lines] = {
     "manipulation": Lines(12, 1, 12, 1),
     "tangent-space": Lines(6, 2, 4, 0),
     "curvature": Lines(6, 0, 5, 0),
+    "infidelity": Lines(5, 0, 5, 0),
+    "sensitivity": Lines(2, 0, 2, 0),
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veridical.auditing.plan import Task
 from veridical.auditing.pooling import Kind, Pooled
+from veridical.auditing.retrained import Retrained
 from veridical.auditing.tangent import OnManifold
 from veridical.faithfulness.maps import explained_each
 from veridical.records import Score
@@ -31,6 +32,7 @@ class Subject:
         label: the label of a class.
         bounds: lowest and highest valid value of an image, one number a channel; None for no bounds.
         manifold: the images moved onto a manifold; None where none was given.
+        retrained: accuracies of retrained networks; None where none were given.
         first: the place in the audit of the first of these images.
         known: what one task has found and another can use: the last relevance, the random orders.
     """
@@ -43,6 +45,7 @@ class Subject:
     label: Callable[[int], str]
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     manifold: OnManifold | None = None
+    retrained: Retrained | None = None
     first: int = 0
     known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

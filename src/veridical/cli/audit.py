@@ -23,6 +23,7 @@ from veridical.auditing import (
     find_tests,
     load_policy,
     plan_audit,
+    read_roar,
 )
 from veridical.checks import nearest_names
 from veridical.cli.audit_manifold import Decoder, Latents, Manifold, find_manifold
@@ -68,6 +69,10 @@ Tests = Annotated[str | None, typer.Option("--tests", help="Names, separated by 
 Preset = Annotated[str, typer.Option("--preset", help="quick, standard or thorough.")]
 Out = Annotated[Path, typer.Option("--out", help="The run directory; an earlier run is resumed.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+Retrained = Annotated[
+    Path | None,
+    typer.Option("--roar", help="For the test roar: the folder that vd.roar stored its trainings in."),
+]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="A policy file; default: the package's.")]
 
 MARKS = {"believable": "green", "not believable": "red", "not decided": "yellow"}
@@ -95,6 +100,7 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     manifold: Manifold = None,
     decoder: Decoder = None,
     latents: Latents = None,
+    roar: Retrained = None,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -108,13 +114,16 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         doer = find_executor(executor, ray_address, workers)
         find_tests(names(tests))
         rules, surface = load_policy(policy), find_manifold(manifold, decoder, latents)
+        if roar is not None:
+            read_roar(roar)  # refused before the model is loaded
         choice = Choice(limit, seed, max_broken, most=PRESETS[preset].images)
         network = Network(model, weights, preprocessing, device)
         material = load_material(network, images, choice, later=True)
         options: dict[str, Any] = {
             "out": out, "preset": preset, "seed": seed, "methods": explainers, "tests": names(tests),
-            "policy": rules, "manifold": surface, "target": find_target(target, material.labels),
-            "max_images": limit, "memory_gib": memory_gib, **_facts(material, choice),
+            "policy": rules, "manifold": surface, "roar": roar,
+            "target": find_target(target, material.labels), "max_images": limit, "memory_gib": memory_gib,
+            **_facts(material, choice),
         }  # fmt: skip
         if plan:
             print_plan(plan_audit(material.loaded.module, material.inputs, **options), as_json)

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from veridical.records import Evidence, Run, Verdict
-from veridical.verdicts import Policy
+from veridical.verdicts import COUNTED, Policy
 
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -99,8 +99,8 @@ def _escaped(text: str) -> str:
 def describe(entry: Evidence) -> str:
     """One piece of evidence in one line."""
     return (
-        f"{entry.statistic} {entry.value:.4g} [{entry.ci_low:.4g}, {entry.ci_high:.4g}], {entry.n} images, "
-        f"passes {entry.direction} {entry.threshold:g}; {entry.note}"
+        f"{entry.statistic} {entry.value:.4g} [{entry.ci_low:.4g}, {entry.ci_high:.4g}], {entry.n} "
+        f"{COUNTED.get(entry.test, 'images')}, passes {entry.direction} {entry.threshold:g}; {entry.note}"
     )
 
 

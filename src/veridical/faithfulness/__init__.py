@@ -16,7 +16,13 @@ from veridical.faithfulness.convergence import (
     cosine_convergence,
     random_cosine,
 )
-from veridical.faithfulness.infidelity import Infidelity, InfidelitySettings, infidelity, perturbations
+from veridical.faithfulness.infidelity import (
+    Infidelity,
+    InfidelitySettings,
+    default_reading,
+    infidelity,
+    perturbations,
+)
 from veridical.faithfulness.maps import REDUCTIONS, default_reduction, reduce_channels
 from veridical.faithfulness.pixel_flipping import FlippingSettings, PixelFlipping, pixel_flipping
 from veridical.faithfulness.randomization import (
@@ -34,6 +40,7 @@ from veridical.faithfulness.rank_one import (
     rank_one_analysis,
 )
 from veridical.faithfulness.roar import Retrain, roar
+from veridical.faithfulness.roar_stored import StoredRoar, read_roar
 from veridical.faithfulness.roar_values import Roar, RoarData, RoarSettings
 from veridical.faithfulness.sensitivity import Sensitivity, SensitivitySettings, noise_in_ball, sensitivity
 from veridical.faithfulness.targets import RandomLogit, RandomLogitSettings, random_logit
@@ -68,12 +75,14 @@ __all__ = [
     "SensitivitySettings",
     "Spectrum",
     "SpectrumSettings",
+    "StoredRoar",
     "cascading_randomization",
     "chain_conditions",
     "chain_spectrum",
     "class_difference",
     "cone_convergence",
     "cosine_convergence",
+    "default_reading",
     "default_reduction",
     "display_scale",
     "infidelity",
@@ -85,6 +94,7 @@ __all__ = [
     "random_logit",
     "randomizable",
     "rank_one_analysis",
+    "read_roar",
     "roar",
     "reduce_channels",
     "sensitivity",

@@ -2,11 +2,15 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from veridical.records import RecordError, read_json, write_json
+from veridical.values import FixedTensor
 
 EXPERIMENT = "roar.json"
 CELLS = "cells"
@@ -43,14 +47,44 @@ class Outcome:
         return math.nan if self.failure else self.correct / self.n
 
 
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 over shapes, types and values, in their order; the same on every device."""
+    return hashlib.sha256("".join(FixedTensor(one).digest for one in tensors).encode()).hexdigest()
+
+
+def read_cell(path: Path) -> tuple[Cell, Outcome]:
+    """A cell and what its training gave.
+
+    Raises:
+        ValueError: nobody can read the file, or it is not of the cell that its name says.
+    """
+    try:
+        told = read_json(path)
+        cell = Cell(told["method"], told["order"], float(told["share"]), int(told["repetition"]))
+        outcome = Outcome(int(told["correct"]), int(told["n"]), str(told["failure"]))
+        whole = cell.name == path.stem and 0 <= outcome.correct <= outcome.n and outcome.n > 0
+    except (RecordError, AttributeError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"expected a training of vd.roar in {path}, got something else; call vd.roar with this folder "
+            "again, which does it anew"
+        )
+    return cell, outcome
+
+
 @dataclass(frozen=True)
 class Store:
     """Outcomes in a folder: one file a cell, and one that says of which experiment they are."""
 
     folder: Path
 
-    def open(self, identity: dict[str, Any]) -> None:
+    def open(self, identity: dict[str, Any], facts: dict[str, Any]) -> None:
         """Write what the experiment is, or check that it is that of the folder.
+
+        Args:
+            identity: what the cells depend on.
+            facts: what else a reader needs; folders of earlier versions have none.
 
         Raises:
             ValueError: the folder holds another experiment or something else.
@@ -69,7 +103,7 @@ class Store:
                     "choose another folder"
                 )
             identity = {**identity, "methods": methods}
-        write_json(path, identity)
+        write_json(path, {**identity, **facts})
 
     def read(self, cell: Cell) -> Outcome | None:
         """The outcome of a cell that is done, or None; a file that nobody can read is measured again."""
@@ -77,9 +111,8 @@ class Store:
         if not path.exists():
             return None
         try:
-            told = read_json(path)
-            return Outcome(int(told["correct"]), int(told["n"]), str(told["failure"]))
-        except (RecordError, KeyError, TypeError, ValueError):
+            return read_cell(path)[1]
+        except ValueError:
             return None
 
     def write(self, cell: Cell, outcome: Outcome) -> None:

@@ -1,7 +1,7 @@
 """Infidelity: does the map predict how the output changes when the image is perturbed?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -13,17 +13,36 @@ from veridical.checks import (
     check_inputs,
     check_logits,
     check_method,
+    check_relevance,
     evaluation_mode,
     resolve_target,
 )
 from veridical.faithfulness._baselines import Baseline, baseline_images, check_baseline
-from veridical.faithfulness.maps import explained
+from veridical.faithfulness._flipping import logits_of
+from veridical.faithfulness._seeds import generator
+from veridical.faithfulness.maps import SLOPES, explained
 from veridical.metrics import Interval, bootstrap_interval
 from veridical.metrics.intervals import Statistic
 from veridical.tensors import safe_divide
-from veridical.values import Explainer, Target
+from veridical.values import Explainer, Target, explainer_name
 
 Perturbation = Literal["gaussian", "square"]
+Reading = Literal["slope", "contribution"]
+
+
+def default_reading(method: str | Explainer) -> Reading:
+    """How the map of a method is to be read where squares are removed.
+
+    Args:
+        method: built-in name, or a method whose `name` is looked up.
+
+    Returns:
+        `"slope"` for the gradient and its modifications, averages of it included, and for integrated
+        gradients without the factor of the input; `"contribution"` for every other method.
+    """
+    name = method if isinstance(method, str) else getattr(method, "name", "")
+    bare = getattr(method, "multiply_by_input", True) is False
+    return "slope" if name in SLOPES or bare else "contribution"
 
 
 @dataclass(frozen=True)
@@ -38,8 +57,12 @@ class InfidelitySettings:
             one pixel up to it is as likely, and so is each place where the square fits; our choice.
         baseline: what removed squares become, as in `FlippingSettings`.
         samples: perturbations, the same ones for every image.
+        reading: `"slope"`: a map predicts I^T phi, as Yeh et al. 2019 define it, and a gradient is meant.
+            `"contribution"`, for squares only: phi says of every value what it adds to the logit, and a map
+            predicts its sum over what is removed (Captum's `multiply_by_inputs`, for a baseline of zero).
         scaled: multiply each map by the number that fits best, so that the scale of the map does not count
             (the option `normalize` of Captum).
+        shuffles: how often the same map with its pixels in random order is measured too, for comparison.
         batch: images in one call of the model or the method; bounds the memory.
         seed: of a local generator.
     """
@@ -49,7 +72,9 @@ class InfidelitySettings:
     side: float = 0.5
     baseline: Baseline = "zero"
     samples: int = 100
+    reading: Reading = "slope"
     scaled: bool = False
+    shuffles: int = 0
     batch: int = 64
     seed: int = 0
 
@@ -65,8 +90,16 @@ class InfidelitySettings:
         if not 0 < self.side <= 1:
             raise ValueError(f"expected a side above 0 and at most 1, got {self.side}; 0.5 is half the image")
         check_baseline(self.baseline)
+        check_choice("reading", self.reading, get_args(Reading))
+        if self.reading == "contribution" and self.perturbation == "gaussian":
+            raise ValueError(
+                "expected squares for a map of contributions, got Gaussian noise, which removes nothing; "
+                'choose perturbation="square" or reading="slope"'
+            )
         if self.samples < 1:
             raise ValueError(f"expected at least one perturbation, got {self.samples}; 100 is usual")
+        if self.shuffles < 0:
+            raise ValueError(f"expected a number of shuffled maps, got {self.shuffles}; 0 means none")
         if self.batch < 1:
             raise ValueError(f"expected a batch of at least one image, got {self.batch}; 64 is usual")
 
@@ -80,21 +113,35 @@ class Infidelity:
             squared logits.
         scale: float64 (N,), 1, or with `scaled` the number that minimizes the value; 0 for a map that is 0
             wherever it is asked.
-        output_change: float64 (N,), the mean of (f(x) - f(x - I))^2: the infidelity of a map of zeros.
+        explained: float64 (N,), the share of the output's change that the map predicts whatever its scale:
+            the squared cosine of predictions and changes, in [0, 1]; 0 where the cosine is negative, as a map
+            of the wrong sign explains nothing. NaN where the output does not change.
+        chance: float64 (N,), the same of the map with its pixels in random order, mean over `shuffles`; NaN
+            where there are none.
+        changes: float64 (S, N), f(x) - f(x - I) of each perturbation.
+        logit: float64 (N,), f(x).
         target: LongTensor (N,), the explained class.
         settings: how it was measured.
     """
 
     values: Tensor
     scale: Tensor
-    output_change: Tensor
+    explained: Tensor
+    chance: Tensor
+    changes: Tensor
+    logit: Tensor
     target: Tensor
     settings: InfidelitySettings
 
     @property
+    def output_change(self) -> Tensor:
+        """Float64 (N,), the mean of (f(x) - f(x - I))^2: the infidelity of a map of zeros."""
+        return self.changes.square().mean(dim=0)
+
+    @property
     def unexplained(self) -> Tensor:
         """`values / output_change` (N,), at most 1 with `scaled`; NaN where the output does not change."""
-        return self.values / torch.where(self.output_change > 0, self.output_change, torch.nan)
+        return self.values / _positive(self.output_change)
 
     def summary(self, statistic: Statistic = "mean", level: float = 0.99) -> Interval:
         """Mean (or median) of the values over images, with its bootstrap interval."""
@@ -142,28 +189,39 @@ def _square(inputs: Tensor, side: float, local: torch.Generator) -> Tensor:
 
 
 def infidelity(
-    model: nn.Module, inputs: Tensor, method: Explainer, *, target: Target = None, **settings: Any
+    model: nn.Module,
+    inputs: Tensor,
+    method: Explainer,
+    *,
+    target: Target = None,
+    relevance: Tensor | None = None,
+    reuse: Infidelity | None = None,
+    **settings: Any,
 ) -> Infidelity:
     """Compare what a map predicts for perturbed images with what the logit of the class does.
 
-    Source: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 2.1.
+    Source: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 2.1. The share
+    that is explained at any scale, and the comparison with shuffled maps, are ours.
 
     Args:
         model: any module that maps images to logits (N, K).
         inputs: float (N, C, H, W).
         method: an explanation method; its relevance phi is used value by value, without a channel reduction.
-            For `"gaussian"` a map in the units of a gradient is expected, for `"square"` one that also gives
-            the change when a square is subtracted; methods of another scale need `scaled`.
+            See `InfidelitySettings.reading` for what it is taken to mean; methods in other units than the
+            logit's need `scaled`.
         target: explained class; None is the predicted class.
-        settings: fields of `InfidelitySettings`: perturbation, noise, side, baseline, samples, scaled, batch,
-            seed.
+        relevance: what the method has already said about these images and classes; None asks it.
+        reuse: a result for the same model, images, target and perturbations, of any method, whose perturbed
+            images are not predicted again.
+        settings: fields of `InfidelitySettings`: perturbation, noise, side, baseline, samples, reading,
+            scaled, shuffles, batch, seed.
 
     Returns:
         One value for each image.
 
     Raises:
         TypeError: if the method is no callable or a setting does not exist.
-        ValueError: if a setting is out of range.
+        ValueError: if a setting is out of range, or `reuse` was measured otherwise.
     """
     chosen = InfidelitySettings(**settings)
     check_method(method)
@@ -172,18 +230,56 @@ def infidelity(
     drawn = perturbations(images, chosen)
     with evaluation_mode(model):
         with torch.no_grad():
-            parts = [check_logits(model(part.clone()), len(part)) for part in images.split(chosen.batch)]
-        logits = torch.cat(parts)
+            logits = logits_of(model, images, chosen.batch).double()
         classes = resolve_target(logits, target)
-        relevance = explained(model, images, method, classes, chosen.batch)
-        clean = logits.double().gather(1, classes[:, None])[:, 0]
+        logit = logits.gather(1, classes[:, None])[:, 0]
+        _check_reuse(reuse, chosen, classes, logit.cpu())
+        if relevance is None:
+            relevance = explained(model, images, method, classes, chosen.batch)
+        maps = _with_shuffled(check_relevance(relevance, images, explainer_name(method)).detach(), chosen)
+        predicted: list[Tensor] = []
+        outputs: list[Tensor] = []
         with torch.no_grad():
-            outputs = []
-            predicted: list[Tensor] = []
             while group := list(islice(drawn, max(1, chosen.batch // len(images)))):
-                predicted += [(one * relevance).flatten(1).double().sum(dim=1) for one in group]
-                outputs.append(_outputs(model, images, torch.stack(group), classes, chosen.batch))
-    return _result(torch.stack(predicted).cpu(), (clean - torch.cat(outputs)).cpu(), classes, chosen)
+                predicted.append(_predicted(maps, torch.stack(group), chosen.reading))
+                if reuse is None:
+                    outputs.append(_outputs(model, images, torch.stack(group), classes, chosen.batch))
+    changes = reuse.changes if reuse else (logit - torch.cat(outputs)).cpu()
+    return _result(torch.cat(predicted).cpu(), changes, (logit.cpu(), classes), chosen)
+
+
+def _check_reuse(reuse: Infidelity | None, chosen: InfidelitySettings, target: Tensor, logit: Tensor) -> None:
+    if reuse is None:
+        return
+    # The changed outputs do not depend on these.
+    other = replace(
+        reuse.settings, reading=chosen.reading, scaled=chosen.scaled, shuffles=chosen.shuffles,
+        batch=chosen.batch,
+    )  # fmt: skip
+    if other != chosen:
+        raise ValueError(f"expected to reuse a result for {chosen}, got {reuse.settings}; leave out reuse")
+    same = torch.equal(reuse.target, target) and torch.allclose(reuse.logit, logit, rtol=1e-4, atol=1e-6)
+    if not same:
+        raise ValueError(
+            "expected to reuse a result for the same model, images and target, got other logits or classes; "
+            "leave out reuse"
+        )
+
+
+def _with_shuffled(relevance: Tensor, settings: InfidelitySettings) -> Tensor:
+    """The map and its shuffled forms, float64 (N, 1 + R, D); one order of the pixels for all images."""
+    values = relevance.double().flatten(2)
+    found = [values]
+    for number in range(settings.shuffles):
+        order = torch.randperm(values.shape[2], generator=generator(settings.seed, number + 1))
+        found.append(values[..., order.to(values.device)])
+    return torch.stack(found, dim=1).flatten(2)
+
+
+def _predicted(maps: Tensor, drawn: Tensor, reading: Reading) -> Tensor:
+    """What maps (N, M, D) predict for perturbations (G, N, C, H, W): float64 (G, M, N)."""
+    weights = drawn if reading == "slope" else (drawn != 0)
+    return torch.einsum("nmd,gnd->gmn", maps, weights.flatten(2).double())
 
 
 def _outputs(model: nn.Module, images: Tensor, drawn: Tensor, target: Tensor, batch: int) -> Tensor:
@@ -194,15 +290,33 @@ def _outputs(model: nn.Module, images: Tensor, drawn: Tensor, target: Tensor, ba
     return own.reshape(len(drawn), len(images))
 
 
-def _result(predicted: Tensor, happened: Tensor, target: Tensor, settings: InfidelitySettings) -> Infidelity:
-    """From what the maps predict and what happened, both (S, N)."""
-    scale = torch.ones(len(target), dtype=torch.float64)
+def _result(
+    predicted: Tensor, changes: Tensor, about: tuple[Tensor, Tensor], settings: InfidelitySettings
+) -> Infidelity:
+    """From what the map and its shuffled forms predict (S, 1 + R, N), and what happened (S, N)."""
+    own, scale = predicted[:, 0], torch.ones(predicted.shape[2], dtype=torch.float64)
     if settings.scaled:
-        scale = safe_divide((predicted * happened).mean(dim=0), predicted.square().mean(dim=0))
+        scale = safe_divide((own * changes).mean(dim=0), own.square().mean(dim=0))
+    shares = _explained(predicted, changes)
+    logit, target = about
     return Infidelity(
-        values=(scale * predicted - happened).square().mean(dim=0),
+        values=(scale * own - changes).square().mean(dim=0),
         scale=scale,
-        output_change=happened.square().mean(dim=0),
+        explained=shares[0],
+        chance=shares[1:].mean(dim=0),
+        changes=changes,
+        logit=logit,
         target=target,
         settings=settings,
     )
+
+
+def _explained(predicted: Tensor, changes: Tensor) -> Tensor:
+    """The squared cosine (M, N) of predictions (S, M, N) and changes (S, N), 0 where it is negative."""
+    agreement = (predicted * changes[:, None]).mean(dim=0).clamp(min=0)
+    shares = safe_divide(agreement.square(), predicted.square().mean(dim=0))
+    return (shares / _positive(changes.square().mean(dim=0))).clamp(max=1)
+
+
+def _positive(values: Tensor) -> Tensor:
+    return torch.where(values > 0, values, torch.nan)

@@ -19,7 +19,8 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Ways to make a map (N, H, W) of a relevance (N, C, H, W)."""
 
-_GRADIENT_FAMILY = frozenset({"gradient", "guided-backprop", "deconvnet", "rectgrad", "smoothgrad"})
+SLOPES = frozenset({"gradient", "guided-backprop", "deconvnet", "rectgrad", "smoothgrad"})
+"""The gradient and its modifications: their values are slopes, and no shares of the class's score."""
 
 
 def default_reduction(method: str | Explainer) -> Reduction:
@@ -35,7 +36,7 @@ def default_reduction(method: str | Explainer) -> Reduction:
         A key of `REDUCTIONS`.
     """
     name = method if isinstance(method, str) else getattr(method, "name", "")
-    return "max-abs" if name in _GRADIENT_FAMILY else "sum"
+    return "max-abs" if name in SLOPES else "sum"
 
 
 def reduce_channels(relevance: Tensor, reduction: str) -> Tensor:

@@ -4,7 +4,6 @@ Hooker et al. 2019, "A Benchmark for Interpretability Methods in Deep Neural Net
 removes the least relevant pixels instead).
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -25,9 +24,9 @@ from veridical.faithfulness._removal import (
     relevance_maps,
     without,
 )
-from veridical.faithfulness._roar_store import Cell, Outcome, Store
+from veridical.faithfulness._roar_store import Cell, Outcome, Store, digest_of
 from veridical.faithfulness.roar_values import Roar, RoarData, RoarSettings
-from veridical.values import Explainer, FixedTensor
+from veridical.values import Explainer
 
 Retrain = Callable[[Tensor, Tensor, int], nn.Module]
 RoarProgress = Callable[[int, int], None]
@@ -74,7 +73,7 @@ def roar(
     _check_labels(model, data)
     store = None if folder is None else Store(Path(folder))
     if store is not None:
-        store.open(work.identity())
+        store.open(work.identity(), {"chance": data.chance})
     found: dict[Cell, Outcome] = {}
     cells = list(work.cells())
     for cell in cells:
@@ -167,15 +166,13 @@ class _Work:
         """What stored cells depend on, apart from their names; more shares or methods may be added later."""
         settings = asdict(self.settings)
         free = ("shares", "order", "repetitions", "edges", "batch")
-        state = [FixedTensor(one).digest for one in self.model.state_dict().values()]
-        data = [FixedTensor(one).digest for one in vars(self.data).values()]
         return {
             "format": 1,
             "settings": {name: value for name, value in settings.items() if name not in free},
-            "train": _described(self.train),
-            "model": hashlib.sha256("".join(state).encode()).hexdigest(),
-            "data": hashlib.sha256("".join(data).encode()).hexdigest(),
-            "methods": {name: _described(method) for name, method in self.methods.items()},
+            "train": described(self.train),
+            "model": digest_of(self.model.state_dict().values()),
+            "data": digest_of(vars(self.data).values()),
+            "methods": {name: described(method) for name, method in self.methods.items()},
         }
 
     def result(self, found: Mapping[Cell, Outcome]) -> Roar:
@@ -193,10 +190,9 @@ class _Work:
             )
             for method, order in self._curves()
         }
-        tests = self.data.test_labels
-        chance = float(torch.bincount(tests).max()) / len(tests)
         failures = tuple((cell.name, one.failure) for cell, one in found.items() if one.failure)
-        return Roar(curves, shares, chance, len(tests), self.settings, failures)
+        tests = len(self.data.test_labels)
+        return Roar(curves, shares, self.data.chance, tests, self.settings, failures)
 
 
 def _check_methods(methods: Mapping[str, Explainer], train: object) -> None:
@@ -219,7 +215,7 @@ def _check_labels(model: nn.Module, data: RoarData) -> None:
         resolve_target(logits, int(labels.max()))
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
     """A name that is the same in every process: the value of a dataclass, else the place of a function."""
     if is_dataclass(value):
         # A function in a field is shown with its address, which differs.

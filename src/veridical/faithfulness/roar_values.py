@@ -105,6 +105,11 @@ class RoarData:
         """The mean (C,) of each channel over the training images."""
         return self.images.double().mean(dim=(0, 2, 3)).to(self.images.dtype)
 
+    @property
+    def chance(self) -> float:
+        """The share of the most frequent class among the test images."""
+        return float(torch.bincount(self.test_labels).max()) / len(self.test_labels)
+
 
 @dataclass(frozen=True, eq=False)
 class Roar:
@@ -114,7 +119,8 @@ class Roar:
         accuracy: (method, order) -> one tuple a share, `shares` order, of one accuracy a repetition; NaN
             where the training gave no network. `("random", "most")` is the comparison for both orders.
         shares: of the removed pixels, 0 first.
-        chance: share of the most frequent class among the test images: what a network says that sees nothing.
+        chance: share of the most frequent class among the test images: what a network says that sees nothing;
+            NaN where it was read from a folder of an earlier version, which does not tell it.
         n: number of test images behind each accuracy.
         settings: how it was measured.
         failures: (cell, reason) of the trainings that gave no network.

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.checks import check_inputs, check_logits, check_method, evaluation_mode, resolve_target
+from veridical.checks import check_inputs, check_method, check_relevance, evaluation_mode, resolve_target
+from veridical.faithfulness._flipping import logits_of
 from veridical.faithfulness.maps import explained
 from veridical.metrics import Interval, bootstrap_interval
 from veridical.metrics.intervals import Statistic
-from veridical.values import Explainer, Target
+from veridical.values import Explainer, Target, explainer_name
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class SensitivitySettings:
     """How images are moved.
 
     Attributes:
-        radius: largest change of a value, in the units of the network's input.
+        radius: largest change of a value, in the units of the network's input; one number, or one a channel.
         samples: changed copies of each image; the maximum over more of them comes nearer to the true one.
         batch: images in one call of the method; bounds the memory.
         seed: of a local generator.
     """
 
-    radius: float = 0.02
+    radius: float | tuple[float, ...] = 0.02
     samples: int = 10
     batch: int = 64
     seed: int = 0
@@ -37,7 +38,8 @@ class SensitivitySettings:
         Raises:
             ValueError: if one is out of range.
         """
-        if not 0 < self.radius < float("inf"):
+        radii = self.radius if isinstance(self.radius, tuple) else (self.radius,)
+        if not radii or not all(0 < one < float("inf") for one in radii):
             raise ValueError(f"expected a positive radius, got {self.radius}; try 0.02")
         if self.samples < 1:
             raise ValueError(f"expected at least one sample, got {self.samples}; 10 is usual")
@@ -76,15 +78,31 @@ def noise_in_ball(inputs: Tensor, settings: SensitivitySettings) -> Iterator[Ten
     Args:
         inputs: (N, C, H, W); the same noise is meant for all of them.
         settings: radius, how many samples, and the seed.
+
+    Raises:
+        ValueError: if the number of radii is not that of the channels.
     """
+    radius = torch.tensor(settings.radius, dtype=torch.float64).reshape(-1, 1, 1)
+    if len(radius) not in (1, inputs.shape[1]):
+        raise ValueError(f"expected one radius, or {inputs.shape[1]} of them, got {len(radius)}")
+    return _drawn(inputs, radius, settings)
+
+
+def _drawn(inputs: Tensor, radius: Tensor, settings: SensitivitySettings) -> Iterator[Tensor]:
     local = torch.Generator().manual_seed(settings.seed)
     for _ in range(settings.samples):
         drawn = 2 * torch.rand(inputs.shape[1:], generator=local, dtype=torch.float64) - 1
-        yield (settings.radius * drawn).to(inputs)
+        yield (radius * drawn).to(inputs)
 
 
 def sensitivity(
-    model: nn.Module, inputs: Tensor, method: Explainer, *, target: Target = None, **settings: Any
+    model: nn.Module,
+    inputs: Tensor,
+    method: Explainer,
+    *,
+    target: Target = None,
+    relevance: Tensor | None = None,
+    **settings: Any,
 ) -> Sensitivity:
     """The largest change of the explanation within a small ball around the image, by random samples.
 
@@ -99,6 +117,7 @@ def sensitivity(
         inputs: float (N, C, H, W).
         method: an explanation method; its relevance is compared value by value, without a channel reduction.
         target: explained class; None is the class predicted for the image itself.
+        relevance: what the method has already said about these images and classes; None asks it.
         settings: fields of `SensitivitySettings`: radius, samples, batch, seed.
 
     Returns:
@@ -111,13 +130,14 @@ def sensitivity(
     chosen = SensitivitySettings(**settings)
     check_method(method)
     check_inputs(inputs)
-    images = inputs.detach()
+    images, moved = inputs.detach(), []
+    noise = noise_in_ball(images, chosen)
     with evaluation_mode(model):
         with torch.no_grad():
-            parts = [check_logits(model(part.clone()), len(part)) for part in images.split(chosen.batch)]
-        classes = resolve_target(torch.cat(parts), target)
-        relevance = explained(model, images, method, classes, chosen.batch)
-        noise, moved = noise_in_ball(images, chosen), []
+            classes = resolve_target(logits_of(model, images, chosen.batch), target)
+        if relevance is None:
+            relevance = explained(model, images, method, classes, chosen.batch)
+        relevance = check_relevance(relevance, images, explainer_name(method)).detach()
         while group := list(islice(noise, max(1, chosen.batch // len(images)))):
             near = (images + torch.stack(group)[:, None]).flatten(0, 1)
             found = explained(model, near, method, classes.repeat(len(group)), chosen.batch)

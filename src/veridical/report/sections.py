@@ -16,8 +16,44 @@ from veridical.report.photographs import map_key, photo_alt, photo_key
 from veridical.report.reader import Array, Maps, RunData
 from veridical.report.shown import Shown, Tile, chosen
 
-RANDOMIZATION, OTHER_CLASS, FLIPPING = "cascading-randomization", "random-logit", "pixel-flipping"
-REMOVED = {"morf": "most relevant first", "lerf": "least relevant first", "random": "random order"}
+RANDOMIZATION, OTHER_CLASS = "cascading-randomization", "random-logit"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A chart over the share of removed pixels, which is stored as the layer.
+
+    `curves` has the title of each statistic.
+    """
+
+    test: str
+    curves: dict[str, str]
+    label: str
+    caption: str
+
+
+FLIPPING = Removal(
+    "pixel-flipping",
+    {
+        "median_morf_probability": "most relevant first",
+        "median_lerf_probability": "least relevant first",
+        "median_random_probability": "random order",
+    },
+    "median probability",
+    "Median probability of the class over all photographs as pixels are removed, with its interval "
+    "(shaded). A good map falls fast with the most relevant first and slowly with the least relevant.",
+)
+RETRAINED = Removal(
+    "roar",
+    {
+        "mean_roar_accuracy": "most relevant first",
+        "mean_edges_accuracy": "edges first",
+        "mean_random_accuracy": "random order",
+    },
+    "mean accuracy",
+    "Mean accuracy of the networks that were trained and tested without these pixels, with its interval over "
+    "trainings (shaded). A good map falls fast; edges know no network.",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +84,7 @@ class Section:
     randomized: Strip | None
     randomization_chart: Chart | None
     flipping: Chart | None
+    retrained: Chart | None
     convergence: Convergence | None
     pairs: tuple[Pair, ...]
     pairs_stored: int
@@ -81,7 +118,8 @@ def section(data: RunData, name: str, shown: Shown) -> Section:
         photographs=tuple(_photographs(data, name, maps, (signed, shown))),
         randomized=_randomized(data, name, maps, (signed, shown)),
         randomization_chart=_randomization_chart(data, name),
-        flipping=_flipping_chart(data, name),
+        flipping=_removal_chart(data, name, FLIPPING),
+        retrained=_removal_chart(data, name, RETRAINED),
         convergence=convergence(data, name),
         pairs=pairs,
         pairs_stored=stored,
@@ -173,25 +211,18 @@ def _randomization_chart(data: RunData, name: str) -> Chart | None:
     return Chart(curve_picture(curve, axis), curve_alt("Median SSIM after each step", curve), caption)
 
 
-def _flipping_chart(data: RunData, name: str) -> Chart | None:
-    """The probability of the class over the share of removed pixels, which is stored as the layer."""
+def _removal_chart(data: RunData, name: str, removal: Removal) -> Chart | None:
     lines = []
-    for order, title in REMOVED.items():
-        rows = data.select(method=name, test=FLIPPING, statistic=f"median_{order}_probability")
-        rows = [row for row in rows if row.layer]
+    for statistic, title in removal.curves.items():
+        rows = [row for row in data.select(method=name, test=removal.test, statistic=statistic) if row.layer]
         if rows:
             places = [float(row.layer.rstrip("%")) for row in rows]
             low, high = [row.ci_low for row in rows], [row.ci_high for row in rows]
             lines.append(Line(title, places, [row.value for row in rows], low, high))
     if not lines:
         return None
-    axis = Axis("median probability", limits=(0, 1.02), below="removed pixels (%)")
-    caption = (
-        "Median probability of the class over all photographs as pixels are removed, with its interval "
-        "(shaded). A good map falls fast with the most relevant first and slowly with the least relevant."
-    )
+    axis = Axis(removal.label, limits=(0, 1.02), below="removed pixels (%)")
     ends = ", ".join(f"{words.number(line.values[-1])} {line.name}" for line in lines)
-    alt = (
-        f"Chart. Median probability with {words.number(lines[0].places[-1])} % of the pixels removed: {ends}."
-    )
-    return Chart(lines_picture(lines, axis), alt, caption)
+    removed = words.number(lines[0].places[-1])
+    alt = f"Chart. {removal.label.capitalize()} with {removed} % of the pixels removed: {ends}."
+    return Chart(lines_picture(lines, axis), alt, removal.caption)

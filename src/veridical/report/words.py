@@ -55,6 +55,18 @@ STATISTICS = {
     "typical_curvature": "root mean square curvature",
     "largest_movement": "predicted change of the map, most curved direction",
     "expected_movement": "predicted change of the map, random direction",
+    "explained": "share of the class's change that the map predicts",
+    "explained_by_chance": "the same with the map's pixels in random order",
+    "explained_margin": "predicted share of the class's change minus that by chance",
+    "infidelity": "infidelity (squared logits)",
+    "scale": "best scale of the map",
+    "sensitivity": "change of the map in units of its size",
+    "largest_distance": "change of the map",
+    "mean_roar_accuracy": "mean accuracy after retraining without the most relevant pixels",
+    "mean_random_accuracy": "mean accuracy after retraining without random pixels",
+    "mean_edges_accuracy": "mean accuracy after retraining without the pixels at edges",
+    "mean_roar_margin": "mean gain over random removal after retraining",
+    "mean_edges_margin": "mean gain of edges over random removal after retraining",
 }
 
 PASSED: dict[bool | None, tuple[str, str, str]] = {
@@ -211,6 +223,56 @@ TESTS = {
         paper="Dombrowski et al., Explanations Can Be Manipulated and Geometry Is to Blame, NeurIPS 2019",
         docs="geometry.md",
         link="https://arxiv.org/abs/1906.07983",
+    ),
+    "infidelity": TestText(
+        title="Infidelity",
+        question="Does the map predict what happens when parts of the photograph are removed?",
+        what=(
+            "Squares of random size and place are set to the zero of the network's input, and the output for "
+            "the class is read. What the map says of each square, at the scale that suits the map best, is "
+            "compared with what really happened."
+        ),
+        reading=(
+            "The share of the change that the map predicts is 1 for a perfect map. The same map with its "
+            "pixels in random order gives the share of chance, which is subtracted. A picture with holes is "
+            "unlike what the network has learned from, so this is advice, not proof."
+        ),
+        paper="Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019",
+        docs="faithfulness.md#infidelity-and-sensitivity",
+        link="https://arxiv.org/abs/1901.09392",
+    ),
+    "sensitivity": TestText(
+        title="Sensitivity",
+        question="Does the map stay when the photograph hardly changes?",
+        what=(
+            "Every value of the photograph is changed at random by at most 2 % of the way from black to "
+            "white, several times. The largest change of the map is divided by the size of the map."
+        ),
+        reading=(
+            "At 1 the map of a photograph that looks the same differs by as much as there is of the map. "
+            "A small value is no proof: a map that is always the same does not move at all."
+        ),
+        paper="Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019",
+        docs="faithfulness.md#infidelity-and-sensitivity",
+        link="https://arxiv.org/abs/1901.09392",
+    ),
+    "roar": TestText(
+        title="Remove and retrain",
+        question="Can a network learn the classes without the pixels that the map calls relevant?",
+        what=(
+            "The most relevant pixels of all training and test images are replaced by their mean color, and "
+            "new networks are trained on what is left, several for each share of removed pixels. The same is "
+            "done with random pixels and with the edges of the image. These trainings were done before, on "
+            "the user's images; the audit reads their accuracies."
+        ),
+        reading=(
+            "The lower the accuracy beneath that of random pixels, the better the map has found what tells "
+            "the classes apart. Which pixels are gone may itself tell the class, so that a low accuracy is "
+            "evidence and a high one is not. Intervals speak of other trainings, not of other images."
+        ),
+        paper="Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, NeurIPS 2019",
+        docs="roar.md",
+        link="https://arxiv.org/abs/1806.10758",
     ),
 }
 

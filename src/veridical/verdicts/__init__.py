@@ -3,10 +3,11 @@
 from veridical.verdicts.comparison import Change, Comparison, StoredRun, compare_runs, read_stored
 from veridical.verdicts.evidence import Measured, ScoreTable
 from veridical.verdicts.intervals import LEVEL
-from veridical.verdicts.policy import TEST_NAMES, Policy, PolicyError, TestPolicy, load_policy
+from veridical.verdicts.policy import COUNTED, TEST_NAMES, Policy, PolicyError, TestPolicy, load_policy
 from veridical.verdicts.verdict import judge
 
 __all__ = [
+    "COUNTED",
     "LEVEL",
     "TEST_NAMES",
     "Change",

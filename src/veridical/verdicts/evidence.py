@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.records import Run, Score
-from veridical.verdicts.intervals import LEVEL, Ends, IntervalKind, median_interval, share_interval
-from veridical.verdicts.policy import TestPolicy
+from veridical.verdicts.intervals import (
+    LEVEL,
+    Ends,
+    IntervalKind,
+    median_interval,
+    share_interval,
+    student_width,
+)
+from veridical.verdicts.policy import TRAININGS, TestPolicy
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,17 @@ class Measured:
         """The number of measured images."""
         return len(self.values) or self.row.n
 
+    @property
+    def over_trainings(self) -> bool:
+        """Whether it is a mean over trainings, and its interval Student's."""
+        return self.row.test in TRAININGS
+
     def interval(self, level: float, kind: IntervalKind) -> Ends:
         """The interval of that level.
 
         A median's and a share's is made anew from the values. Where there are none, the stored interval is
-        widened as that of a normal distribution would be.
+        widened as that of a normal distribution would be; Student's by the ratio of his quantiles, which is
+        exactly Student's interval of the other level.
         """
         if not self.values:
             return self._widened(level)
@@ -48,8 +61,11 @@ class Measured:
         return share_interval(self.array(), level)
 
     def _widened(self, level: float) -> Ends:
-        quantile = NormalDist().inv_cdf
-        factor = quantile((1 + level) / 2) / quantile((1 + LEVEL) / 2)
+        if self.over_trainings:
+            factor = student_width(level, self.n) / student_width(LEVEL, self.n)
+        else:
+            quantile = NormalDist().inv_cdf
+            factor = quantile((1 + level) / 2) / quantile((1 + LEVEL) / 2)
         value, low, high = self.row.value, self.row.ci_low, self.row.ci_high
         return Ends(value - (value - low) * factor, value + (high - value) * factor)
 

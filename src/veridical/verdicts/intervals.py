@@ -4,13 +4,14 @@ Nothing is drawn: the distribution of a resampled median is a binomial probabili
 is met as exactly as one of 95 %, and the same values always give the same ends.
 """
 
+import bisect
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrc
+from scipy.special import bdtr, bdtrc, stdtrit
 
 IntervalKind = Literal["bootstrap", "exact"]
 
@@ -117,6 +118,22 @@ def share_interval(values: NDArray[np.float64], level: float) -> Ends:
 
     found = binomtest(round(float(values.sum())), values.size).proportion_ci(level, method="wilson")
     return Ends(float(found.low), float(found.high))
+
+
+def student_width(level: float, n: int) -> float:
+    """Half of Student's interval for the mean of n values, in standard deviations of them; NaN for one."""
+    return float(stdtrit(n - 1, (1 + level) / 2)) / math.sqrt(n)
+
+
+def least_for_width(level: float, n: int, ratio: float, most: int) -> int | None:
+    """The fewest values whose Student's interval is at most `ratio` times as wide as that of n values.
+
+    Returns:
+        The number; None where it is above `most`.
+    """
+    wanted = ratio * student_width(level, n)
+    place = bisect.bisect_left(range(2, most + 1), -wanted, key=lambda count: -student_width(level, count))
+    return place + 2 if place + 2 <= most else None
 
 
 def least_images(level: float) -> int:

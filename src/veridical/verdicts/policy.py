@@ -47,10 +47,24 @@ STATISTICS: Mapping[str, Mapping[str, Range]] = {
         "median_largest_movement": (0.0, 2.0), "median_expected_movement": (0.0, 2.0),
         "median_largest_curvature": (0.0, float("inf")), "median_typical_curvature": (0.0, float("inf")),
     },
+    "infidelity": {
+        "median_explained_margin": SIGNED, "median_explained": UNIT, "median_explained_by_chance": UNIT,
+        "median_infidelity": (0.0, float("inf")), "median_scale": ANY,
+    },
+    "sensitivity": {
+        "median_sensitivity": (0.0, float("inf")), "median_largest_distance": (0.0, float("inf")),
+    },
+    "roar": {"mean_roar_margin": SIGNED, "mean_roar_accuracy": UNIT},
 }  # fmt: skip
 """What can be judged: the statistics with an interval of each test, with the range of a threshold."""
 
 TEST_NAMES = tuple(STATISTICS)
+
+COUNTED: Mapping[str, str] = {"manipulation": "pairs", "roar": "trainings"}
+"""What the number behind a statistic counts, by test, where it is not images."""
+
+TRAININGS = frozenset({"roar"})
+"""Tests whose statistics are means over a few trainings, with Student's interval."""
 
 
 class PolicyError(ValueError):
@@ -66,7 +80,7 @@ class TestPolicy(BaseModel):
         layer: "" for none, "first" or "last" of the stored layers, "first-convolution", or a layer's name.
         fails: the side of the threshold on which a method fails; the threshold itself fails.
         threshold: compared with both ends of the statistic's confidence interval.
-        minimum_images: with fewer images the test decides nothing.
+        minimum_images: with fewer images (pairs, trainings: see `COUNTED`) the test decides nothing.
         source: where the threshold comes from; it is printed beside every verdict.
     """
 

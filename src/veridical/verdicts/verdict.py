@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from veridical.records import Evidence, Run, Score, SkippedRecord, Verdict
 from veridical.verdicts.evidence import Measured, ScoreTable
-from veridical.verdicts.intervals import Ends, holm_level, least_images
-from veridical.verdicts.policy import Policy, TestPolicy
+from veridical.verdicts.intervals import Ends, holm_level, least_for_width, least_images
+from veridical.verdicts.policy import COUNTED, Policy, TestPolicy
 
 FAILURES = {
     "random-logit": "its map for another class is nearly the same map",
@@ -21,7 +21,10 @@ FAILURES = {
     "cosine-convergence": "on the way down the relevance forgets what it started from",
     "manipulation": "its map can be made to show something else",
     "tangent-space": "its map lies along the manifold of the images no more than a random direction",
+    "infidelity": "it predicts no better what removed squares cost the class than its pixels in random order",
+    "sensitivity": "its map changes by as much as there is of it when the image hardly changes",
     "curvature": "the network is so curved that the rounding of a photograph turns its map by a right angle",
+    "roar": "networks retrained without its most relevant pixels are no worse than without random ones",
 }
 
 MOST_IMAGES = 1_000_000
@@ -152,6 +155,7 @@ def _needed(item: _Judged, ends: Ends, level: float) -> int | None:
 
     An interval's width goes with 1 / sqrt(n). With w the width from the value to the end beyond the threshold
     and d the distance from the value to the threshold, w sqrt(n / needed) = d gives needed = n (w / d)^2.
+    Student's interval of few trainings shrinks faster than that: there the number is searched for.
     """
     measured, rule = item.measured, item.rule
     if measured is None or math.isnan(measured.row.value) or math.isnan(ends.low):
@@ -164,6 +168,9 @@ def _needed(item: _Judged, ends: Ends, level: float) -> int | None:
     if math.isinf(width):
         return max(least, least_images(level))
     distance = abs(rule.threshold - value)
+    if measured.over_trainings:
+        found = least_for_width(level, measured.n, distance / width, MOST_IMAGES)
+        return None if found is None else max(least, found)
     needed = measured.n * (width / distance) ** 2 if distance else math.inf
     return max(least, math.ceil(needed)) if needed <= MOST_IMAGES else None
 
@@ -176,17 +183,31 @@ def _note(item: _Judged, ends: Ends, level: float, passed: bool | None) -> str:
     if not rule.required:
         parts.append("advisory, not part of the verdict")
     if measured.n < rule.minimum_images:
-        return "; ".join([*parts, f"needs {rule.minimum_images} images, has {measured.n}"])
+        return "; ".join([*parts, f"needs {rule.minimum_images} {_counted(item.test)}, has {measured.n}"])
     if not item.decidable:
         return "; ".join([*parts, "not measured"])
     parts.append(f"interval of {_percent(level)}")
-    if _coverage(measured.n) < level:
-        parts.append(f"which {measured.n} images can keep with at most {_percent(_coverage(measured.n))}")
-    if not measured.values:
-        parts.append("widened from the stored one, for want of values by image")
+    if measured.over_trainings:
+        parts.append(f"Student's over {measured.n} trainings")
+    else:
+        parts += _doubts(item.test, measured, level)
     if passed is None:
         parts.append("contains the threshold")
     return "; ".join(parts)
+
+
+def _doubts(test: str, measured: Measured, level: float) -> list[str]:
+    """What speaks against the level of an interval for a median."""
+    found, count = [], measured.n
+    if _coverage(count) < level:
+        found.append(f"which {count} {_counted(test)} can keep with at most {_percent(_coverage(count))}")
+    if not measured.values:
+        found.append("widened from the stored one, for want of values by image")
+    return found
+
+
+def _counted(test: str) -> str:
+    return COUNTED.get(test, "images")
 
 
 def _coverage(n: int) -> float:
@@ -240,11 +261,12 @@ def _what_is_missing(item: _Judged) -> str:
     if found is None:
         return f"{item.test} gave no result: {item.absent}"
     if found.n < item.rule.minimum_images:
-        return f"{item.test} has {found.n} of the {item.rule.minimum_images} images that it needs"
+        counted = f"{item.rule.minimum_images} {_counted(item.test)}"
+        return f"{item.test} has {found.n} of the {counted} that it needs"
     if not item.decidable:
         return f"{item.test} could not be measured (flat maps); other images may decide it"
     if math.isinf(found.ci_low) or math.isinf(found.ci_high):
-        inside = f"{found.n} images cannot have an interval of {_percent(found.level)}"
+        inside = f"{found.n} {_counted(item.test)} cannot have an interval of {_percent(found.level)}"
     else:
         inside = f"[{_number(found.ci_low)}, {_number(found.ci_high)}] contains {found.threshold:g}"
     return f"{item.test} is too close to call: {inside}; {_more(found)}"
@@ -252,8 +274,8 @@ def _what_is_missing(item: _Judged) -> str:
 
 def _more(found: Evidence) -> str:
     if found.needed is None:
-        return "the value is so near to the threshold that more images will hardly decide it"
-    return f"about {found.needed:,} images would decide it"
+        return f"the value is so near to the threshold that more {_counted(found.test)} will hardly decide it"
+    return f"about {found.needed:,} {_counted(found.test)} would decide it"
 
 
 def _sentence(text: str) -> str:
