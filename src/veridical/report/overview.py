@@ -128,7 +128,7 @@ def overview(run: Run) -> Overview:
         rows=tuple(row for group in groups for row in group.rows),
         facts=tuple(_facts(run)),
         images=tuple(run.images),
-        tests=tuple(_test(run, name) for name in run.tests),
+        tests=tuple(_test(run, name) for name in tests_in_order(run)),
         skipped=tuple(
             (entry.method or "every method", words.explain_test(entry.test).title, entry.reason)
             for entry in run.skipped
@@ -174,6 +174,11 @@ def finding(run: Run, evidence: Evidence) -> Finding:
     )
 
 
+def tests_in_order(run: Run) -> list[str]:
+    """Return the tests as they are shown: those that decide first, else as they were run."""
+    return sorted(run.tests, key=lambda test: is_advisory(run, test))
+
+
 def is_advisory(run: Run, test: str) -> bool:
     """Say whether the policy shows the test without letting it decide."""
     rule = run.policy.get("tests", {}).get(test, {})
@@ -188,7 +193,7 @@ def _row(run: Run, name: str) -> Row:
     reasons = {entry.test: entry.reason for entry in run.skipped if entry.method == name}
     cells = tuple(
         Cell(tuple(finding(run, entry) for entry in evidence if entry.test == test), reasons.get(test, ""))
-        for test in run.tests
+        for test in tests_in_order(run)
     )
     return Row(name, anchor(name), Badge(*words.VERDICTS[verdict]), reason, cells)
 
