@@ -122,6 +122,23 @@ def test_skipped_and_unmeasured_are_said(text):
     assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", text), re.IGNORECASE)
 
 
+def test_tests_that_decide_come_first_and_what_was_skipped_leads_to_the_reason(run_directory):
+    run = read_run(run_directory)
+    run.policy["tests"]["random-logit"]["required"] = False
+    (skipped,) = run.skipped
+    found = run.verdicts[skipped.method].evidence
+    found[:] = [one for one in found if one.test != skipped.test]
+    write_run(run_directory, run)
+    text = render(run_directory).read_text(encoding="utf-8")
+    table = text[text.index('<table class="results') : text.index("</table>")]
+    heads = re.findall(r'href="#test-([a-z-]+)"', table)
+    assert sorted(heads) == sorted(run.tests)
+    advisory = [run.policy["tests"].get(name, {}).get("required", True) is False for name in heads]
+    assert advisory == sorted(advisory) and advisory[0] is False and heads.index("random-logit") > 0
+    assert 'href="#skipped">skipped</a>' in table and 'id="skipped"' in text
+    assert "it is not differentiable" not in table
+
+
 def test_names_are_escaped(run_directory):
     run = read_run(run_directory)
     run.model.name = "<script>alert(1)</script>"
