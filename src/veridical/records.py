@@ -338,7 +338,8 @@ def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write arrays as safetensors, atomically; every value of `metadata` is stored as JSON."""
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # np.ascontiguousarray would give a number the shape (1,).
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts = {name: json.dumps(value) for name, value in (metadata or {}).items()}
     write_bytes(path, save_arrays(whole, metadata=texts or None))
 

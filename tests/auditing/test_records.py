@@ -4,7 +4,16 @@ import math
 import numpy as np
 import pytest
 
-from veridical.records import RecordError, Score, read_run, read_scores, write_bytes, write_scores
+from veridical.records import (
+    RecordError,
+    Score,
+    read_arrays,
+    read_run,
+    read_scores,
+    write_arrays,
+    write_bytes,
+    write_scores,
+)
 
 
 def test_scores_survive_the_disk(tmp_path):
@@ -15,6 +24,16 @@ def test_scores_survive_the_disk(tmp_path):
     np.testing.assert_equal([vars(one) for one in found], [vars(one) for one in scores])
     write_scores(tmp_path, [])
     assert read_scores(tmp_path) == []
+
+
+def test_arrays_keep_their_shape_and_order(tmp_path):
+    """A number, as the counter of a batch normalization is one, stays without a dimension."""
+    given = {"count": np.array(3), "turned": np.arange(6.0).reshape(2, 3).T, "none": np.zeros((0, 2))}
+    write_arrays(tmp_path / "file.safetensors", given, {"name": "x"})
+    found, metadata = read_arrays(tmp_path / "file.safetensors")
+    assert metadata == {"name": "x"} and found["count"].shape == ()
+    for name, array in given.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.mark.parametrize("change", [{"finished": "perhaps"}, {"format": 2}, {"images": [{}]}])
