@@ -124,7 +124,8 @@ def manipulate(
         target_map: maps aimed at (N, H, W), non-negative.
         method: a built-in method's name or any differentiable explainer.
         target: the explained class; None for the predicted one.
-        preset: one of `veridical.attacks.PRESETS`; its rates are converted where `bounds` are given.
+        preset: one of `veridical.attacks.PRESETS`, settings alone: the method is `method`, whatever a table
+            attacked. Its rate is converted where `bounds` are given.
         settings: fields of `veridical.attacks.ManipulationSettings` that replace the preset's (steps, lr in
             units of the input unless `lr_unit` says else, factors, bounds, ...); `callback`, called with the
             steps done and the loss of each pair; and `memory_gib`, which bounds how many pairs are optimized
@@ -150,7 +151,7 @@ def manipulate(
 
 
 def _changed(preset: str, settings: dict[str, Any]) -> ManipulationSettings:
-    """A preset with some of its settings replaced, its rates converted where bounds are given."""
+    """A preset with some of its settings replaced, its rate converted where bounds are given."""
     if "lr" in settings:
         settings.setdefault("lr_unit", "input")
     return replace(attacks.preset(preset, settings.get("bounds")), **settings)

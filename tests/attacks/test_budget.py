@@ -82,7 +82,7 @@ def test_an_ample_budget_changes_nothing():
 def test_the_budget_does_not_depend_on_the_parts(gradient, monkeypatch):
     limits = (0.3, 0.2, 0.1, 0.2)
     whole = attack(max_l2=limits, gradient=gradient, directions=2)
-    monkeypatch.setattr("veridical.attacks.manipulation.split", lambda *_: [slice(0, 1), slice(1, 4)])
+    monkeypatch.setattr("veridical.attacks.manipulation.pairs_together", lambda *_: 3)  # two and two
     parts = attack(max_l2=limits, gradient=gradient, directions=2)
     torch.testing.assert_close(parts.inputs, whole.inputs, rtol=0, atol=1e-10)
     assert parts.settings.max_l2 == limits

@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -12,13 +12,14 @@ from veridical.attacks.chunks import (
     GIB,
     LivePeak,
     _left_in_container,
-    _parts,
+    even_parts,
     free_memory,
     growth,
-    split,
+    pairs_together,
     step_meter,
 )
 from veridical.attacks.loss import Problem
+from veridical.attacks.slope import first_slope
 from veridical.attributions import method
 from veridical.values import FixedTensor
 
@@ -55,13 +56,21 @@ def problem(explainer, count=COUNT, settings=FAST):
     with torch.no_grad():
         logits = net(x)
     goal = goals(count) / goals(count).sum((1, 2), keepdim=True)
-    return Problem(net, explainer, logits.argmax(1), goal, logits, settings, True)
+    smooth = settings.gradient == "exact"
+    return Problem(net, explainer, logits.argmax(1), goal, logits, settings, smooth)
+
+
+def split(task, clean, memory_gib):
+    return even_parts(len(clean), pairs_together(task, clean, memory_gib))
 
 
 def budget(explainer, pairs, settings=FAST):
-    """A budget in GiB that holds exactly that many pairs."""
+    """A budget in GiB that holds exactly that many pairs, or for an estimate pairs times directions."""
     task = problem(explainer, settings=settings)
-    one, two = (step_meter(task.part(slice(0, n)), images(n)).peak for n in (1, 2))
+    if settings.gradient == "estimated":
+        one, two = (step_meter(task.part(slice(0, 1)), images(1), n).peak for n in (1, 2))
+    else:
+        one, two = (step_meter(task.part(slice(0, n)), images(n)).peak for n in (1, 2))
     return chunks_module.MARGIN * (one + (pairs - 1 + 0.5) * (two - one)) / GIB
 
 
@@ -170,6 +179,41 @@ def test_estimated_gradient_is_split_too():
     assert bool((parts.calls == 8).all())
 
 
+@pytest.mark.parametrize("pairs", [1, 3, 10])
+def test_an_estimate_keeps_the_budget_in_every_call(pairs):
+    settings = ManipulationSettings(
+        steps=1, factors=(1e6, 1e3), rescale=False, gradient="estimated", directions=5
+    )
+    seen = []
+
+    def watched(model, inputs, target=None):
+        seen.append(len(inputs))
+        return METHODS["gradient"](model, inputs, target)
+
+    memory = budget(watched, pairs, settings)
+    task = problem(watched, settings=settings)
+    assert pairs_together(task, images(), memory) == pairs
+    part = even_parts(COUNT, pairs)[0]
+    x, span = images()[part], settings.span(images()[part])
+    seen.clear()
+    with LivePeak() as meter:
+        first_slope(replace(task.part(part), folded=pairs), x, span)
+    assert meter.peak <= memory * GIB
+    assert max(seen) <= 2 * pairs
+    seen.clear()
+    attack(watched, memory, settings)
+    assert max(seen) <= max(2 * pairs, 4)  # two directions of one pair were measured
+
+
+def test_an_estimate_for_one_pair_is_measured_too(monkeypatch):
+    settings = ManipulationSettings(factors=(1e6, 1e3), rescale=False, gradient="estimated", directions=5)
+    task, memory = problem(METHODS["gradient"], settings=settings), budget(METHODS["gradient"], 2, settings)
+    monkeypatch.setattr(chunks_module, "free_memory", lambda device: 2 * memory * GIB)
+    assert pairs_together(task.part(slice(0, 1)), images(1), None) == 2
+    monkeypatch.undo()
+    assert pairs_together(task.part(slice(0, 1)), images(1), None) > 5
+
+
 def test_progress_is_that_of_all_pairs():
     seen = []
     explainer = METHODS["gradient"]
@@ -243,14 +287,15 @@ def test_what_cannot_work_is_said_before_the_first_part():
     assert not seen
 
 
-def test_a_pair_that_does_not_move_is_no_error_in_a_part_of_its_own():
+@pytest.mark.parametrize("memory", [math.inf, None])
+def test_a_pair_that_does_not_move_is_named_and_no_error(memory):
     def gated(model, inputs, target=None):
         gate = (inputs.detach() != images()[2]).any((1, 2, 3), keepdim=True).to(inputs)
         return METHODS["gradient"](model, inputs, target) * gate + (1 - gate)
 
-    settings = ManipulationSettings(steps=2, factors=(1e6, 0.0), rescale=False)
-    found = attack(gated, budget(METHODS["gradient"], 1), settings)
-    assert torch.equal(found.inputs[2], images()[2])
+    settings = ManipulationSettings(steps=2, factors=(1e6, 1e3), rescale=False)
+    with pytest.warns(UserWarning, match=r"map of gated.*exactly 0 for image\(s\) \[2\]"):
+        found = attack(gated, memory or budget(METHODS["gradient"], 1), settings)
     assert len(found.inputs) == COUNT
 
 
@@ -268,14 +313,23 @@ def test_wrong_budgets(memory):
 def test_a_method_that_belongs_to_the_batch_is_not_split():
     tied = method("deeplift-rescale", reference=FixedTensor(images() / 2))
     assert split(problem(tied), images(), None) == [slice(0, COUNT)]
-    with pytest.raises(ValueError, match=r"part of the batch.*math\.inf"):
+    with pytest.raises(ValueError, match=r"reference.*part of the batch.*math\.inf"):
         split(problem(tied), images(), 1.0)
 
 
+def test_a_method_without_a_derivative_keeps_its_own_reason():
+    def detached(model, inputs, target=None):
+        return METHODS["gradient"](model, inputs, target).detach()
+
+    with pytest.raises(ValueError, match="no requires_grad") as caught:
+        attack(detached, 1.0)
+    assert "math.inf" not in str(caught.value)
+
+
 def test_parts_are_few_and_even():
-    assert _parts(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
-    assert _parts(8, 8) == [slice(0, 8)]
-    assert _parts(3, 100) == [slice(0, 3)]
+    assert even_parts(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
+    assert even_parts(8, 8) == [slice(0, 8)]
+    assert even_parts(3, 100) == [slice(0, 3)]
 
 
 def test_live_peak_counts_what_is_alive_at_once():

@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import veridical as vd
 from networks import Sequential, images, seeded
 from veridical.attacks import ManipulationSettings, manipulate
 from veridical.attacks.estimated import GradientEstimate
@@ -13,7 +15,7 @@ from veridical.smoothing import smoothgrad
 
 SETTINGS = ManipulationSettings(
     steps=30, lr=0.02, factors=(1e6, 1e2), rescale=False, every=10, gradient="estimated",
-    directions=16, radius=0.05, seed=3,
+    directions=16, radius=0.01, seed=3,
 )  # fmt: skip
 
 
@@ -25,9 +27,12 @@ class Detached:
 
     def __init__(self):
         self.images = 0
+        self.reached = None
 
     def __call__(self, model, inputs, target=None):
         self.images += len(inputs)
+        if self.reached is not None and len(inputs) > 1:
+            self.reached.append(inputs.detach())
         return method("gradient-x-input")(model, inputs.detach(), target).detach()
 
 
@@ -79,7 +84,7 @@ def test_it_is_refused_without_the_fallback_and_says_how_to_ask_for_it():
 
 def test_a_constant_map_is_refused_here_too():
     model, clean, goal = pair()
-    settings = ManipulationSettings(steps=2, gradient="estimated", factors=(1e6, 0.0))
+    settings = ManipulationSettings(steps=2, gradient="estimated")
     with pytest.raises(ValueError, match="first order"):
         manipulate(model, clean, goal, explainer=lambda m, x, t=None: torch.ones_like(x), settings=settings)
 
@@ -94,6 +99,25 @@ def test_a_batch_equals_its_images_one_by_one():
         one = slice(index, index + 1)
         alone = manipulate(model, clean[one], goal[one], explainer=Detached(), settings=settings)
         torch.testing.assert_close(together.inputs[one], alone.inputs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("changes", [{"bounds": (-6.0, 6.0)}, {}], ids=["bounds", "own range"])
+def test_the_radius_is_a_share_of_the_range_whatever_the_unit_of_the_rate(changes):
+    model, clean, goal = pair(1)
+    settings = replace(SETTINGS, steps=1, radius=0.01, **changes)
+    reached = {}
+    for unit in ("input", "range"):
+        explainer = Detached()
+        seen = explainer.reached = []
+        manipulate(model, clean, goal, explainer=explainer, settings=replace(settings, lr_unit=unit))
+        reached[unit] = max((images - clean).abs().max().item() for images in seen[:1])
+    span = settings.span(clean).item()
+    assert reached["input"] == pytest.approx(0.01 * span) == reached["range"]
+    seen.clear()
+    vd.manipulate(model, clean, goal, method=explainer, steps=1, gradient="estimated", lr=0.02, **changes)
+    assert (seen[0] - clean).abs().max().item() == pytest.approx(0.01 * span)
+    table = vd.attacks.preset("table1-gradient", (-6.0, 6.0))
+    assert replace(table, lr=1e-3, lr_unit="range").radius == table.radius == vd.attacks.preset().radius
 
 
 def test_model_and_generator_are_as_before():

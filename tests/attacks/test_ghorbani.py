@@ -7,6 +7,7 @@ from veridical.attacks import (
     ManipulationSettings,
     compare_with_ghorbani,
     ghorbani,
+    join,
 )
 from veridical.attacks.ghorbani import mass_center, top_mask
 from veridical.attacks.loss import saliency_map
@@ -77,6 +78,18 @@ def test_a_batch_equals_its_images_one_by_one(attack):
         )  # fmt: skip
         torch.testing.assert_close(together.inputs[index], alone.inputs[0], rtol=0, atol=1e-9)
         torch.testing.assert_close(together.after[index], alone.after[0], rtol=0, atol=1e-9)
+
+
+def test_parts_are_joined():
+    whole = run("top-k")
+    parts = [
+        ghorbani(seeded(Sequential), some, explainer=method("gradient"), settings=fast("top-k"))
+        for some in (images(3)[:1], images(3)[1:])
+    ]
+    joined = join(parts)
+    torch.testing.assert_close(joined.inputs, whole.inputs, rtol=0, atol=1e-9)
+    torch.testing.assert_close(joined.after, whole.after)
+    assert joined.settings == whole.settings and not joined.interrupted
 
 
 def test_every_step_has_the_same_size():

@@ -138,5 +138,7 @@ def test_what_is_not_alike_is_not_joined(result):
     bounded = run(bounds=(-5.0, 5.0))
     with pytest.raises(ValueError, match="expected results of one kind, got convention"):
         join([result, bounded])
+    with pytest.raises(ValueError, match="got rescale False and True"):
+        join([result, run(rescale=True)])
     with pytest.raises(ValueError, match="at least one result"):
         outcome_table([])

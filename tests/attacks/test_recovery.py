@@ -212,7 +212,8 @@ WRONG = {
     "noise": ({"noises": (-1.0,)}, "noise level"),
     "samples": ({"samples": 0}, "samples"),
     "batch": ({"batch": 0}, "batch"),
-    "smoothed": ({"explainer": beta_smooth(GRADIENT)}, "plain method"),
+    "smoothed": ({"explainer": beta_smooth(GRADIENT)}, "plain method, got beta-smooth.*the method inside"),
+    "wrapped": ({"explainer": smoothgrad(beta_smooth(GRADIENT))}, "plain method, got smoothgrad.*betas="),
     "target": ({"target": 9}, "0..3, got 9"),
     "targets": ({"target": torch.zeros(5, dtype=torch.long)}, r"shape \(4,\), got \(5,\)"),
 }

@@ -16,6 +16,7 @@ from veridical.attacks import (
     manipulate,
     smoothing_variants,
 )
+from veridical.attacks.loss import saliency_map
 from veridical.attributions import method
 from veridical.metrics import share_interval
 from veridical.smoothing import BetaSmoothed, NoiseAveraged, beta_smooth
@@ -97,6 +98,19 @@ def test_within_the_change_that_the_plain_method_needed(compared):
     assert plain.settings == bounded.settings == given
     assert smoothed.settings == replace(given, max_l2=reached)
     assert bounded.farther("beta-smoothed", "plain").estimate == 1.0
+
+
+def test_within_an_attack_that_changed_nothing_a_pair_does_not_count():
+    net, given = network(), replace(SETTINGS, steps=2, every=1)
+    maps = goals()
+    # Nothing is nearer to its own map, so that the clean image is the best iterate.
+    maps[1] = saliency_map(GRADIENT, net, images(3), net(images(3)).argmax(1))[1]
+    found = run(target_maps=maps, settings=given, explainers=TWO, within="plain")
+    change = {name: one.outcome.image_change.l2 for name, one in found.methods.items()}
+    assert change["plain"][1] == 0 == change["beta-smoothed"][1]
+    assert bool((change["plain"][[0, 2]] > 0).all())
+    assert found.farther("beta-smoothed", "plain").n == 2
+    assert run(target_maps=maps, settings=given, explainers=TWO).farther("beta-smoothed", "plain").n == 3
 
 
 def test_limits_of_each_image_go_with_their_part():

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 import veridical as vd
-from networks import Sequential, images, seeded
+from networks import Residual, Sequential, images, seeded
 from veridical.attacks import ManipulationSettings, manipulate
+from veridical.attacks.loss import Problem
+from veridical.attacks.slope import first_slope, slope
 
 EXACT = ManipulationSettings(steps=2, lr=0.01, factors=(1e6, 1e2), rescale=False, every=2)
-MAP_ALONE = replace(EXACT, factors=(1e6, 0.0))
 ESTIMATED = ManipulationSettings(
     steps=2, lr=0.01, factors=(1e6, 1e2), rescale=False, every=2, gradient="estimated", directions=4,
     radius=0.02,
@@ -71,9 +72,57 @@ def test_a_plain_callable_is_refused_at_the_first_step(explainer, reason):
         attacked(explainer, EXACT)
 
 
-def test_a_map_that_is_constant_nearly_everywhere_is_refused():
+@pytest.mark.parametrize("settings", [EXACT, vd.attacks.preset(), replace(EXACT, smoothing="off")])
+def test_a_map_that_is_constant_nearly_everywhere_is_refused(settings):
     with pytest.raises(ValueError, match="map of signs to change.*exactly 0.*gradient='estimated'"):
-        attacked(signs, MAP_ALONE)
+        attacked(signs, settings)
+
+
+def test_deconvnet_without_max_pooling_is_refused_by_default():
+    clean, other = images(2, seed=3).split(1)
+    with pytest.raises(ValueError, match="map of deconvnet to change.*exactly 0"):
+        vd.manipulate(seeded(Residual), clean, other.abs().sum(1), method="deconvnet")
+
+
+def test_the_first_step_alone_costs_a_second_backward_pass():
+    model, calls = seeded(Sequential), []
+
+    def explain(given, inputs, target=None):
+        relevance = vd.method("gradient")(given, inputs, target)
+        if relevance.requires_grad:
+            relevance.register_hook(lambda _: calls.append("map"))
+        return relevance
+
+    forward = []
+    model.register_forward_hook(lambda *_: forward.append(1))
+    clean, other = images(2, seed=3).split(1)
+    settings = replace(EXACT, every=100)
+    counts = []
+    for steps in (1, 2, 3):
+        forward.clear()
+        calls.clear()
+        manipulate(
+            model, clean, other.abs().sum(1), explainer=explain, settings=replace(settings, steps=steps)
+        )
+        counts.append((len(forward), len(calls)))
+    # The map is differentiated once a step, the first one included, and no forward pass is added.
+    assert [count[1] for count in counts] == [1, 2, 3]
+    assert counts[1][0] - counts[0][0] == counts[2][0] - counts[1][0]
+
+
+def test_the_terms_of_the_first_step_sum_to_the_gradient_of_the_loss():
+    model, clean = seeded(Sequential), images(2, seed=3)
+    logits = model(clean).detach()
+    goal = clean.flip(2).abs().sum(1)
+    goal = goal / goal.sum((1, 2), keepdim=True)
+    task = Problem(model, vd.method("gradient"), logits.argmax(1), goal, logits, EXACT, smooth=True)
+    x = clean.clone().requires_grad_(True)
+    losses, gradient = slope(task, x, EXACT.span(clean), 0)
+    first = first_slope(task, x, EXACT.span(clean))
+    torch.testing.assert_close(first.losses, losses)
+    torch.testing.assert_close(first.gradient, gradient)
+    assert not bool(first.still.any())
+    assert bool((task.terms(x, task.beta(0))[1] > 0).all())  # softplus logits are not those of the ReLUs
 
 
 @pytest.mark.parametrize(

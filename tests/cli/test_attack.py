@@ -159,6 +159,37 @@ def test_a_preset_is_converted_to_the_range_of_the_input(call, tmp_path, undrawn
     assert settings["factors"] == [1e11, 1e6]
 
 
+def test_a_preset_brings_its_method_and_its_smoothing(call, tmp_path, undrawn):
+    def attacked(*more):
+        result = call("--target-text", "no", *more, steps=1)
+        assert result.exit_code == 0, result.output
+        return record(tmp_path)["method"]
+
+    gradient = "Gradient(output='logit-value')"
+    assert attacked("--preset", "table5-gradient") == {
+        "name": "gradient", "options": f"BetaSmoothed(explainer={gradient}, beta=0.8)"
+    }  # fmt: skip
+    averaged = attacked("--preset", "table4-gradient")["options"]
+    assert averaged.startswith(f"NoiseAveraged(explainer={gradient}, samples=10")
+    lrp = attacked("--preset", "table1-lrp", "--preprocessing", "none")
+    assert lrp["name"] == "deep-taylor" and "bounds=(0.0, 1.0)" in lrp["options"]
+    assert "bias='none'" in lrp["options"] and "first='z-box'" in lrp["options"]
+    # What is on the command line wins.
+    own = attacked("--preset", "table5-gradient", "--method", "gradient-x-input", "--smooth-beta", 2)
+    assert own["name"] == "gradient-x-input" and own["options"].endswith("beta=2.0)")
+    assert "logit-value" not in own["options"]
+    kept = attacked("--preset", "table5-lrp", "--method", "gradient")["options"]
+    assert kept == "BetaSmoothed(explainer=Gradient(output='logit'), beta=0.8)"
+    only = attacked("--preset", "table5-gradient", "--smoothgrad", 2)["options"]
+    assert "NoiseAveraged" in only and "BetaSmoothed" not in only
+
+
+def test_a_preset_whose_method_needs_patterns_asks_for_them(call, tmp_path):
+    result = call("--target-text", "no", "--preset", "table1-pattern-attribution")
+    assert result.exit_code == 2 and "expected patterns for pattern-attribution" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupt_keeps_the_best_and_writes_everything(call, tmp_path, monkeypatch):
     def interrupted(moment):
         if moment.step == 12:

@@ -10,6 +10,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from veridical.attacks.loss import Problem
-from veridical.attacks.preconditions import gradient_of
+from veridical.attacks.estimated import FOLDED
+from veridical.attacks.loss import NoDerivativeError, Problem
+from veridical.attacks.slope import estimate_for, first_slope
 
 GIB = 2**30
 SHARE_OF_FREE = 0.5
@@ -35,31 +37,36 @@ BLOCK = 32 * 2**20
 _UNKNOWN = 4 * GIB  # on systems that do not tell what is free
 
 
-def split(problem: Problem, clean: Tensor, memory_gib: float | None) -> list[slice]:
-    """Parts of equal size, each so small that one step of it fits in the budget, and quick on a CPU.
+def pairs_together(problem: Problem, clean: Tensor, memory_gib: float | None) -> int:
+    """How many pairs a step may take together, so that it fits in the budget, and is quick on a CPU.
 
     A method that can only explain the whole batch (DeepLIFT with one reference for each image) is not split.
+    With an estimated gradient it is the number of pairs times directions in one call of the method.
 
     Args:
         problem: of the whole batch.
         clean: its images (N, C, H, W).
-        memory_gib: the budget; infinity for one part whatever it needs; None for half of the free memory,
+        memory_gib: the budget; infinity for all pairs whatever they need; None for half of the free memory,
             and single pairs where not even one fits.
 
     Raises:
-        ValueError: where a budget is given and one pair does not fit in it, or the method cannot be split.
+        ValueError: where a budget is given and one pair does not fit in it, or the method cannot explain a
+            part of the batch.
     """
-    whole = [slice(0, len(clean))]
-    if memory_gib == math.inf or (memory_gib is None and len(clean) == 1):
+    whole = max(len(clean), FOLDED)
+    alone = len(clean) == 1 and problem.settings.gradient == "exact"
+    if memory_gib == math.inf or (memory_gib is None and alone):
         return whole
     try:
-        one, two = (step_meter(problem.part(slice(0, n)), clean[:n]) for n in (1, min(2, len(clean))))
+        one, two = _first_two(problem, clean)
+    except NoDerivativeError:
+        raise
     except ValueError as error:
         if memory_gib is None or len(clean) == 1:
             return whole  # an error that is not about the part comes back from the attack itself
         raise ValueError(
-            "expected a method that explains a part of the batch, since memory_gib is given, got: "
-            f"{error}; give memory_gib=math.inf where the method belongs to this batch"
+            f"{error} (got from a part of the batch, which memory_gib asks for; give memory_gib=math.inf "
+            "where the method belongs to this batch)"
         ) from error
     budget = SHARE_OF_FREE * free_memory(clean.device) if memory_gib is None else memory_gib * GIB
     if memory_gib is not None and MARGIN * one.peak > budget:
@@ -68,8 +75,18 @@ def split(problem: Problem, clean: Tensor, memory_gib: float | None) -> list[sli
             f"{memory_gib:g}; give more, take smaller images, or a method of fewer steps or samples"
         )
     fitting = 1 + int((budget / MARGIN - one.peak) // max(two.peak - one.peak, 1))
-    quick = len(clean) if clean.is_cuda else BLOCK // max(growth(one, two), 1)
-    return _parts(len(clean), max(1, min(fitting, quick)))
+    quick = whole if clean.is_cuda else BLOCK // max(growth(one, two), 1)
+    return max(1, min(fitting, quick))
+
+
+def _first_two(problem: Problem, clean: Tensor) -> tuple[LivePeak, LivePeak]:
+    """A step of one pair and one of two, or of one pair in one direction and in two."""
+    if problem.settings.gradient == "estimated":
+        pair = problem.part(slice(0, 1))
+        return step_meter(pair, clean[:1]), step_meter(pair, clean[:1], directions=2)
+    second = min(2, len(clean))
+    one, two = (step_meter(problem.part(slice(0, n)), clean[:n]) for n in (1, second))
+    return one, two
 
 
 def check_budget(memory_gib: float | None) -> None:
@@ -84,25 +101,35 @@ def check_budget(memory_gib: float | None) -> None:
         )
 
 
-def _parts(count: int, largest: int) -> list[slice]:
-    """As few parts as possible, of sizes that differ by at most one."""
+def even_parts(count: int, largest: int) -> list[slice]:
+    """Slices of `count` pairs: as few parts as possible, of sizes that differ by at most one."""
     parts = -(-count // largest)
     edges = [count * index // parts for index in range(parts + 1)]
     return [slice(begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
 
 
-def step_meter(problem: Problem, images: Tensor) -> LivePeak:
-    """What the tensors of one step of the optimization take, beyond what was there."""
+def step_meter(problem: Problem, images: Tensor, directions: int = 1) -> LivePeak:
+    """What the tensors of the first step, the largest, take beyond what was there.
+
+    Args:
+        problem: of these pairs.
+        images: (N, C, H, W).
+        directions: of an estimated gradient in one call of the method; others take their turn after it.
+    """
     meter = LivePeak()
-    beta = problem.beta(0)
+    span = problem.settings.span(images)
+    moved = images.clone().requires_grad_(True)
+    called = replace(
+        problem,
+        settings=replace(problem.settings, directions=directions),
+        folded=directions * len(images),
+    )
     with meter:
+        waiting = None  # the directions of all calls are drawn at once
         if problem.settings.gradient == "estimated":
-            with torch.no_grad():  # a direction is tried on both sides
-                problem.repeated(2).losses(torch.cat((images, images)), beta)
-        else:
-            moved = images.clone().requires_grad_(True)
-            with torch.enable_grad():
-                gradient_of(problem.losses(moved, beta).sum(), moved)
+            waiting = estimate_for(problem).signs(images, 0)
+        first_slope(called, moved, span)
+        del waiting
     return meter
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FOLDED_BATCH = 64
+FOLDED = 32
+"""Pairs times directions in one call; each is moved both ways."""
 
 Losses = Callable[[Tensor, int], Tensor]
 """The loss of each image (count * N,) of a batch (count * N, C, H, W) that holds all pairs `count` times."""
@@ -30,6 +31,8 @@ class GradientEstimate:
         directions: how many; each costs two evaluations of the loss.
         radius: r, a number.
         seed: of the generator; with the step it decides the directions.
+        folded: the most pairs times directions in one call of the losses, each moved both ways; at least one
+            direction of all pairs. The result does not depend on it, up to rounding.
 
     Source:
         Spall 1992, "Multivariate stochastic approximation using a simultaneous perturbation gradient
@@ -39,6 +42,7 @@ class GradientEstimate:
     directions: int
     radius: float
     seed: int
+    folded: int = FOLDED
 
     def __call__(self, losses: Losses, images: Tensor, unit: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The estimate (N, C, H, W) and the mean loss over all evaluations (N,).
@@ -51,7 +55,7 @@ class GradientEstimate:
         """
         reach = self.radius * unit
         total, level = torch.zeros_like(images), images.new_zeros(len(images))
-        for signs in self.signs(images, step).split(max(1, _FOLDED_BATCH // (2 * len(images)))):
+        for signs in self.signs(images, step).split(max(1, self.folded // len(images))):
             count = len(signs)
             moved = torch.cat((images + reach * signs.unsqueeze(1), images - reach * signs.unsqueeze(1)))
             with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.budget import Budget
+from veridical.attacks.estimated import FOLDED
 from veridical.attacks.settings import ManipulationSettings
 from veridical.checks import check_logits, check_relevance
 from veridical.smoothing import BetaSchedule, BetaSmoothed, NoiseAveraged, SmoothedModel
@@ -29,6 +30,10 @@ their maps depend on the network through gates alone, whose derivative is zero, 
 gradient x input, DeepLIFT, Grad-CAM) growth was measured to serve at least as well."""
 
 
+class NoDerivativeError(ValueError):
+    """A method's map carries no derivative though one is needed."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What stays fixed while the images move.
@@ -42,6 +47,7 @@ class Problem:
         settings: the choices.
         smooth: whether the optimization runs on softplus activations.
         budget: how far each image may move.
+        folded: for an estimated gradient, the most pairs times directions in one call of the method.
     """
 
     model: nn.Module
@@ -52,6 +58,7 @@ class Problem:
     settings: ManipulationSettings
     smooth: bool
     budget: Budget = Budget()
+    folded: int = FOLDED
 
     def beta(self, step: int) -> float:
         """The softplus beta of a step; infinite without smoothing."""
@@ -79,15 +86,20 @@ class Problem:
         )
 
     def losses(self, images: Tensor, beta: float) -> Tensor:
-        """``F1 mean_pixels (h - ht)^2 + F2 mean_classes (g - g0)^2`` of each pair (N,).
+        """``F1 mean_pixels (h - ht)^2 + F2 mean_classes (g - g0)^2`` of each pair (N,)."""
+        of_map, of_output = self.terms(images, beta)
+        return of_map + of_output
 
-        Both terms are means, and h is normalized inside the loss. No pair's loss depends on another pair.
+    def terms(self, images: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """The two terms of the loss, with their factors, of each pair (N,).
+
+        Both are means, and h is normalized inside the loss. No pair's loss depends on another pair.
         """
         network = self.model if math.isinf(beta) else SmoothedModel(self.model, beta)
         maps, logits = self._map_and_logits(network, images)
         if images.requires_grad and not maps.requires_grad:
             # The term of the output has a gradient even then: the attack would run and change nothing.
-            raise ValueError(
+            raise NoDerivativeError(
                 f"expected the map of {explainer_name(self.explainer)} to change with the image to first "
                 "order, got relevance without a derivative (no requires_grad); use a differentiable method, "
                 "or gradient='estimated', which only calls it"
@@ -97,7 +109,8 @@ class Problem:
             logits = chosen(images)
         map_error = (maps - self.target_map).square().mean((1, 2))
         output_error = (self._output(logits) - self._output(self.logits)).square().mean(1)
-        return self.settings.map_factor(maps[0].numel()) * map_error + self.settings.factors[1] * output_error
+        factor = self.settings.map_factor(maps[0].numel())
+        return factor * map_error, self.settings.factors[1] * output_error
 
     def _map_and_logits(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The maps, and the logits where the method returns them from the same forward pass."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from veridical.attacks.chunks import check_budget, split
-from veridical.attacks.estimated import GradientEstimate
+from veridical.attacks.chunks import check_budget, even_parts, pairs_together
+from veridical.attacks.estimated import FOLDED
 from veridical.attacks.loss import Problem, saliency_map, unmodified_logits
 from veridical.attacks.outcome import (
     Evaluation,
@@ -29,11 +29,11 @@ from veridical.attacks.preconditions import (
     check_gradient,
     check_within,
     checked_map,
-    gradient_of,
     runs_smoothed,
 )
 from veridical.attacks.presets import preset
 from veridical.attacks.settings import ManipulationSettings
+from veridical.attacks.slope import Slope, first_slope, slope
 from veridical.checks import check_inputs, evaluation_mode, resolve_target
 from veridical.metrics import pearson
 from veridical.tensors import flushed_denormals, per_sample
@@ -45,9 +45,6 @@ Callback = Callable[[int, Tensor], None]
 Where the pairs are optimized in parts, the steps done are those of the average pair, rounded down, and the
 loss of a pair that has not begun is NaN.
 """
-
-_Slope = tuple[Tensor, Tensor]
-"""The loss of each pair (N,) and its gradient (N, C, H, W)."""
 
 _TOGETHER = 8  # images in one forward pass before the size of the parts is known
 
@@ -70,7 +67,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     they are optimized in parts that fit in memory. The explained class is fixed to the clean image's; all
     that is returned is measured on the unmodified network. A KeyboardInterrupt ends the optimization: the
     pairs of the parts that are finished are returned, flagged, and while the first part is at work, that
-    part as far as it came.
+    part as far as it came; before the optimization it goes on to the caller.
 
     Args:
         model: the network; left as it was.
@@ -89,8 +86,8 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     Raises:
         TypeError: where the inputs or the target are of the wrong type.
         ValueError: where the method says that it is not differentiable and the gradient is to be exact,
-            inputs, target maps, bounds or target do not fit, the loss does not depend on the image to
-            first order, or one pair does not fit in `memory_gib`.
+            inputs, target maps, bounds or target do not fit, no map depends on its image to first order
+            (where only some do not, a warning names them), or one pair does not fit in `memory_gib`.
     """
     settings = preset() if settings is None else settings
     check_gradient(explainer, settings)
@@ -112,7 +109,9 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
             smooth=runs_smoothed(model, clean, explainer, settings),
             budget=budget,
         )
-        parts = split(problem, clean, memory_gib)
+        together = pairs_together(problem, clean, memory_gib)
+        problem = replace(problem, folded=min(FOLDED, together))
+        parts = even_parts(len(clean), together)
         return _in_parts(problem, clean, parts, callback, explained=target is not None)
 
 
@@ -142,21 +141,21 @@ def _in_parts(
     return result if len(result.inputs) == len(clean) else replace(result, interrupted=True)
 
 
-def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> list[_Slope | None]:
+def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> list[Slope | None]:
     """The first step of every part: what cannot work is said at once, not when its part begins.
 
     A single part begins at once and takes its own first step.
     """
     if len(parts) == 1:
         return [None]
-    unit = problem.settings.unit(clean).expand(len(clean), -1, -1, -1)
+    span = problem.settings.span(clean).expand(len(clean), -1, -1, -1)
     with flushed_denormals():
         found = [
-            _slope(problem.part(pairs), clean[pairs].clone().requires_grad_(True), unit[pairs], 0)
+            first_slope(problem.part(pairs), clean[pairs].clone().requires_grad_(True), span[pairs])
             for pairs in parts
         ]
-    losses, gradients = (torch.cat([one[place] for one in found]) for place in (0, 1))
-    check_first(gradients, losses, problem.explainer)
+    gradient, still = (torch.cat([getattr(one, name) for one in found]) for name in ("gradient", "still"))
+    check_first(gradient, still, problem.explainer)
     return list(found)
 
 
@@ -179,11 +178,11 @@ class _Tell:
 class _Search:
     """The optimization of one batch, and what it has found so far; readable at any moment."""
 
-    def __init__(self, problem: Problem, clean: Tensor, first: _Slope | None) -> None:
+    def __init__(self, problem: Problem, clean: Tensor, first: Slope | None) -> None:
         self.problem = problem
         self.first = first
         self.limits = problem.settings.limits(clean)
-        self.unit = problem.settings.unit(clean)
+        self.unit, self.span = problem.settings.unit(clean), problem.settings.span(clean)
         self.clean = clean
         self.calls = 0
         self.images = clean.clone().requires_grad_(True)
@@ -208,12 +207,12 @@ class _Search:
         self.finished = True
 
     def _step(self, optimizer: torch.optim.Adam, step: int) -> Tensor:
-        known = self.first if step == 0 else None
-        losses, gradient = known or _slope(self.problem, self.images, self.unit, step)
+        if step == 0:
+            losses, gradient = self._first()
+        else:
+            losses, gradient = slope(self.problem, self.images, self.span, step)
         estimated = self.problem.settings.gradient == "estimated"
         self.calls += 2 * self.problem.settings.directions if estimated else 1
-        if step == 0 and known is None:
-            check_first(gradient, losses, self.problem.explainer)
         self.images.grad = torch.where(gradient.isfinite(), gradient, 0.0)
         before = self.images.detach().clone()
         optimizer.step()
@@ -223,6 +222,14 @@ class _Search:
                 self.images.copy_(before + self.unit * (self.images - before))
             self._bring_back()
         return losses
+
+    def _first(self) -> tuple[Tensor, Tensor]:
+        """The slope at the clean image, checked, unless it was before."""
+        found = self.first
+        if found is None:
+            found = first_slope(self.problem, self.images, self.span)
+            check_first(found.gradient, found.still, self.problem.explainer)
+        return found.losses, found.gradient
 
     def _bring_back(self) -> None:
         """The image to its bounds, and to within its budget, in place: the optimizer holds it."""
@@ -248,21 +255,6 @@ class _Search:
         self._best = torch.where(better, pcc, self._best)
         self.kept_step = torch.where(better, step, self.kept_step)
         self.kept = torch.where(per_sample(better, images), images, self.kept)
-
-
-def _slope(problem: Problem, images: Tensor, unit: Tensor, step: int) -> _Slope:
-    """The loss of each pair and its gradient."""
-    settings, beta = problem.settings, problem.beta(step)
-    if settings.gradient == "estimated":
-        estimate = GradientEstimate(settings.directions, settings.radius, settings.seed)
-        gradient, losses = estimate(
-            lambda moved, count: problem.repeated(count).losses(moved, beta), images.detach(), unit, step
-        )
-        return losses, gradient
-    with torch.enable_grad():
-        losses = problem.losses(images, beta)
-        # grad, not backward: the parameters of the model must not collect gradients.
-        return losses.detach(), gradient_of(losses.sum(), images)
 
 
 def _measured(search: _Search, clean: Tensor, *, explained: bool) -> Manipulation:

@@ -266,8 +266,8 @@ def _columns(convention: Convention | None) -> dict[str, Any]:
 def join(results: Sequence[_Joined]) -> _Joined:
     """Results of different pairs as one: tensors are concatenated along the pairs.
 
-    Works on any dataclass of tensors with one row a pair. A flag is set where one of them has it; a tuple of
-    evaluations is joined as far as all of them go. Everything else must be equal.
+    Works on any dataclass of tensors with one row a pair. `interrupted` is set where one of them has it; a
+    tuple of evaluations is joined as far as all of them go. Everything else must be equal.
 
     Raises:
         ValueError: where there is no result, or something else than the pairs differs.
@@ -281,7 +281,7 @@ def _join(name: str, parts: Sequence[Any]) -> Any:
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
-    if isinstance(first, bool):
+    if name == "interrupted":
         return any(parts)
     if is_dataclass(first) and not isinstance(first, Convention):
         names = [field.name for field in fields(first)]

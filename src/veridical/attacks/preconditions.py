@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +15,11 @@ from veridical.tensors import sum_normalize
 from veridical.values import Explainer, explainer_name, is_differentiable
 
 
-def gradient_of(loss: Tensor, images: Tensor) -> Tensor:
+def gradient_of(loss: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor:
     """The derivative of a number with respect to the images (N, C, H, W); zeros where there is none."""
     if not loss.requires_grad:
         return torch.zeros_like(images)
-    (gradient,) = torch.autograd.grad(loss, images, allow_unused=True)
+    (gradient,) = torch.autograd.grad(loss, images, allow_unused=True, retain_graph=keep_graph)
     return torch.zeros_like(images) if gradient is None else gradient
 
 
@@ -91,11 +93,18 @@ def check_within(clean: Tensor, limits: tuple[Tensor, Tensor] | None) -> None:
         )
 
 
-def check_first(gradient: Tensor, losses: Tensor, explainer: Explainer) -> None:
+def check_first(gradient: Tensor, still: Tensor, explainer: Explainer) -> None:
     """Say at once that an attack cannot work, rather than return the clean image after all steps.
 
+    Where only some maps stand still, a warning names their images: the others can be attacked.
+
+    Args:
+        gradient: of the loss (N, C, H, W).
+        still: bool (N,), where the map does not change with the image to first order.
+        explainer: the method under attack.
+
     Raises:
-        ValueError: where the gradient (N, C, H, W) is not finite, or zero though the losses (N,) are not.
+        ValueError: where the gradient is not finite, or all maps stand still.
     """
     bad = (~gradient.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
@@ -103,9 +112,17 @@ def check_first(gradient: Tensor, losses: Tensor, explainer: Explainer) -> None:
             f"expected a finite gradient of the loss, got NaN or infinity for image(s) {bad[:10]}; the "
             "method may divide by zero there, try another method or image"
         )
-    if bool((gradient == 0).all()) and bool((losses > 0).all()):
+    unmoved = still.nonzero().flatten().tolist()
+    if not unmoved:
+        return
+    expected = f"expected the map of {explainer_name(explainer)} to change with the image to first order"
+    if len(unmoved) == len(still):
         raise ValueError(
-            f"expected the map of {explainer_name(explainer)} to change with the image to first "
-            "order, got a gradient of exactly 0; use smoothing='growth' and a differentiable method, or "
-            "gradient='estimated'"
+            f"{expected}, got a gradient of exactly 0; use smoothing='growth' and a differentiable method, "
+            "or gradient='estimated'"
         )
+    warnings.warn(
+        f"{expected}, got a gradient of exactly 0 for image(s) {unmoved[:10]}, whose maps cannot be "
+        "attacked; leave them out of what is counted",
+        stacklevel=2,
+    )

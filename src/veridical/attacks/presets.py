@@ -43,7 +43,8 @@ class Preset(BaseModel):
         source: where its numbers are printed, or how they were found.
         network: on which network and data.
         method: the name of the built-in method; "" for any.
-        around: what that method is wrapped in; "" for nothing.
+        smooth_beta: of the softplus activations that the method ran on; None for the network's own.
+        samples: noisy copies that SmoothGrad averaged the method over; None for the image alone.
         steps: see `ManipulationSettings`, as for all that follow.
         lr: learning rate, in `units`.
         factors: weights of the two terms.
@@ -58,7 +59,8 @@ class Preset(BaseModel):
     source: str = Field(min_length=1)
     network: str = Field(min_length=1)
     method: str = ""
-    around: str = ""
+    smooth_beta: Positive | None = None
+    samples: int | None = Field(default=None, ge=1)
     steps: int = Field(ge=1)
     lr: Positive
     factors: tuple[Factor, Factor]
@@ -89,12 +91,21 @@ class Preset(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A paper's settings, each with its source."""
+    """A paper's settings, each with its source.
+
+    Attributes:
+        name: of the recipe.
+        source: the paper.
+        convention: of `veridical.method`, in which the paper's methods are built; "" for none.
+        units: ranges of inputs by name.
+        presets: the attacks by name.
+    """
 
     model_config = _STRICT
 
     name: str = Field(min_length=1)
     source: str = Field(min_length=1)
+    convention: str = ""
     units: dict[str, Range] = Field(default_factory=dict)
     presets: dict[str, Preset] = Field(min_length=1)
 
@@ -156,9 +167,10 @@ PRESETS: Mapping[str, ManipulationSettings] = _Presets()
 """The settings of tables 1 to 5 of the supplement of Dombrowski et al. 2019, and "default".
 
 Table 1: VGG-16. Table 2: other architectures, gradient method, logits held constant. Table 3: CIFAR-10. Table
-4: the attack on SmoothGrad with 10 samples. Table 5: the attack on methods smoothed with beta = 0.8.
+4: the attack on SmoothGrad with 10 samples. Table 5: the attack on methods smoothed with beta = 0.8. They are
+settings of the optimization alone: which method was attacked, and in what form, is in `load_recipe()`.
 "default": fractions of the input's range, for a network and a method that nobody has tuned anything for.
-`load_recipe()` has the source of each.
+`load_recipe()` has the source of each, too.
 """
 
 

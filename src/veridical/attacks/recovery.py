@@ -258,8 +258,11 @@ def undo(
         ValueError: where the method is smoothed already, the noise is out of range, a class does not exist,
             or the network has no ReLU though betas are asked for.
     """
-    if settings.betas and isinstance(explainer, BetaSmoothed):
-        raise ValueError(f"expected a plain method, got {explainer.name}; give the method inside it")
+    if settings.betas and _smoothed_inside(explainer):
+        raise ValueError(
+            f"expected a plain method, got {explainer_name(explainer)}, which runs on softplus already; give "
+            "the method inside it, or betas=() for the noise curve alone"
+        )
     smoothed = [BetaSmoothed(explainer, beta) for beta in settings.betas]
     averaged = [settings.averaged(explainer, noise) for noise in settings.noises]
     curves = (
@@ -274,6 +277,14 @@ def undo(
             work.measure(chunk, pairs[chunk])
     beta, noise = (curve.result() for curve in curves)
     return Recovery(beta, noise, explainer_name(explainer), settings, interrupted=work.done < work.total)
+
+
+def _smoothed_inside(explainer: Explainer) -> bool:
+    """Whether a method runs on softplus activations, wrapped or not; wrappers hold theirs as `explainer`."""
+    if isinstance(explainer, BetaSmoothed):
+        return True
+    inner = getattr(explainer, "explainer", None)
+    return inner is not None and _smoothed_inside(inner)
 
 
 def _chunks(count: int, batch: int) -> list[slice]:

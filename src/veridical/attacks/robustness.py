@@ -91,7 +91,8 @@ class Robustness:
         """The share of pairs whose attack ends farther from the target for `robust` than for `plain`.
 
         Farther is a lower correlation or SSIM, or a higher MSE, with the target map; pairs that are equal do
-        not count as farther, pairs that were not measured do not count at all.
+        not count as farther. Pairs that were not measured, or whose image one of the attacks was not allowed
+        to change at all, do not count.
 
         Args:
             robust: the name of the method that should withstand, such as "beta-smoothed".
@@ -103,12 +104,13 @@ class Robustness:
             ValueError: where a name or the metric is unknown, or the level out of range.
         """
         check_choice("metric", metric, ("pcc", "ssim", "mse"))
-        found = []
         for name in (robust, plain):
             check_choice("the method", name, tuple(self.methods))
-            found.append(getattr(self.methods[name].outcome.similarity.to_target, metric))
+        pair = [self.methods[name] for name in (robust, plain)]
+        found = [getattr(one.outcome.similarity.to_target, metric) for one in pair]
         difference = found[0] - found[1] if metric == "mse" else found[1] - found[0]
-        measured = torch.where(difference.isnan(), torch.nan, (difference > 0).double())
+        missing = difference.isnan() | _held(pair[0]) | _held(pair[1])
+        measured = torch.where(missing, torch.nan, (difference > 0).double())
         return share_interval(measured, level=level)
 
     def records(self) -> list[dict[str, Any]]:
@@ -183,7 +185,9 @@ def compare_robustness(  # noqa: PLR0913 - each names a different thing
         target: the explained class; None for the predicted one.
         batch: pairs that are attacked together; the result does not depend on it, the seconds do.
         within: the name of a method: the attack on each of the others may change an image no more, in
-            Euclidean norm, than the attack on this one did. None for the same steps and rate only.
+            Euclidean norm, than the attack on this one did. None for the same steps and rate only. With
+            keep="best" that attack may keep a clean image, which the others may not change then either, and
+            `Robustness.farther` leaves the pair out: take keep="last".
         callback: told the progress.
 
     Raises:
@@ -309,6 +313,12 @@ def _attacked(
 def _limited(settings: ManipulationSettings, bound: AttackedMethod | None) -> ManipulationSettings:
     """The settings of an attack that may change each image no more than another one did."""
     return settings if bound is None else replace(settings, max_l2=bound.outcome.image_change.l2)
+
+
+def _held(one: AttackedMethod) -> Tensor:
+    """The pairs whose image the attack was not allowed to change at all, bool (N,)."""
+    largest = one.outcome.settings.budget(one.outcome.inputs).l2
+    return torch.zeros_like(one.outcome.step, dtype=torch.bool) if largest is None else largest == 0
 
 
 def _joined(parts: list[AttackedMethod], settings: ManipulationSettings) -> AttackedMethod:

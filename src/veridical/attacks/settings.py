@@ -54,7 +54,8 @@ class ManipulationSettings:
         gradient: "exact" differentiates the map; "estimated" only calls the method, on images a random step
             away (see `directions`), for methods without a derivative. It runs on the unmodified network.
         directions: random directions of one estimate; each costs two calls of the method a step.
-        radius: the step from the image in a direction, in the unit of `lr`.
+        radius: the step from the image in a direction, a fraction of the range of the input, whatever the
+            unit of `lr` is.
         seed: of the generator of the directions.
 
     Raises:
@@ -152,8 +153,13 @@ class ManipulationSettings:
 
     def unit(self, clean: Tensor) -> Tensor:
         """What one unit of `lr` is for images `clean` (N, C, H, W): a tensor that broadcasts against them."""
-        if self.lr_unit == "input":
-            return clean.new_ones(1, 1, 1, 1)
+        return clean.new_ones(1, 1, 1, 1) if self.lr_unit == "input" else self.span(clean)
+
+    def span(self, clean: Tensor) -> Tensor:
+        """The range of the input: the width of the bounds, without bounds max - min of each image.
+
+        A tensor that broadcasts against the images `clean` (N, C, H, W).
+        """
         limits = self.limits(clean)
         if limits is not None:
             return limits[1] - limits[0]
@@ -161,11 +167,11 @@ class ManipulationSettings:
         return torch.where(wide > 0, wide, 1.0)  # an image of one color has no range of its own
 
     def for_bounds(self, bounds: tuple[Bound, Bound]) -> ManipulationSettings:
-        """The same attack on inputs of another range: with these bounds, and the rates converted.
+        """The same attack on inputs of another range: with these bounds, and the rate converted.
 
-        Rates in units of the input are multiplied by the ratio of the widths, each the mean over the
-        channels: on inputs in [0, 1] the paper's 1e-3 of ImageNet-normalized inputs is 2.2e-4. Those that are
-        fractions of the range stay.
+        A rate in units of the input is multiplied by the ratio of the widths, each the mean over the
+        channels: on inputs in [0, 1] the paper's 1e-3 of ImageNet-normalized inputs is 2.2e-4. One that is a
+        fraction of the range stays.
 
         Raises:
             ValueError: where the bounds are reversed, or the settings' own range is not known.
@@ -178,8 +184,7 @@ class ManipulationSettings:
                 'known; start from a preset, or give lr_unit="range"'
             )
         changed = replace(self, bounds=bounds)
-        ratio = _width(changed.bounds) / _width(self.bounds)
-        return replace(changed, lr=self.lr * ratio, radius=self.radius * ratio)
+        return replace(changed, lr=self.lr * _width(changed.bounds) / _width(self.bounds))
 
     def map_factor(self, pixels: int) -> float:
         """The weight of the map term for maps of that many pixels."""

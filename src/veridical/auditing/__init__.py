@@ -8,7 +8,7 @@ from veridical.auditing.applicability import Applicability, Recorded, check_mode
 from veridical.auditing.chunks import check_memory
 from veridical.auditing.cost import Estimate, Plan
 from veridical.auditing.executor import Executor, LocalExecutor
-from veridical.auditing.forgery import Forgery, Moment, attack_settings, defended, forge
+from veridical.auditing.forgery import Forgery, Moment, attack_settings, defended, forge, published
 from veridical.auditing.inputs import Inputs
 from veridical.auditing.plan import (
     DEFAULT_METHODS,
@@ -25,7 +25,7 @@ from veridical.auditing.result import AuditReport
 from veridical.auditing.run import AuditOptions, Progress, audit, plan_audit
 from veridical.auditing.store import check_directory
 from veridical.auditing.tangent import ManifoldLike, open_manifold
-from veridical.faithfulness import read_roar
+from veridical.faithfulness import Roar, RoarData, RoarSettings, read_roar, roar
 from veridical.verdicts import TEST_NAMES, Policy, PolicyError, TestPolicy, judge, load_policy
 
 __all__ = [
@@ -51,6 +51,9 @@ __all__ = [
     "Progress",
     "RayExecutor",
     "Recorded",
+    "Roar",
+    "RoarData",
+    "RoarSettings",
     "Task",
     "TestPolicy",
     "array_target",
@@ -73,8 +76,10 @@ __all__ = [
     "method_summary",
     "open_manifold",
     "plan_audit",
+    "published",
     "read_roar",
     "region_target",
+    "roar",
     "text_target",
     "uniform_target",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.attacks import Manipulation, ManipulationSettings, manipulate
+from veridical.attacks import Manipulation, ManipulationSettings, load_recipe, manipulate
 from veridical.attacks import preset as find_preset
 from veridical.attacks.outcome import (
     ImageChange,
@@ -20,6 +20,7 @@ from veridical.attacks.outcome import (
     Similarity,
 )
 from veridical.attacks.storage import FORMATS, Survival, encode_png, survival
+from veridical.attributions import method
 from veridical.auditing.watching import Sight, Watched
 from veridical.checks import check_differentiable, check_method
 from veridical.smoothing import beta_smooth, smoothgrad
@@ -239,6 +240,37 @@ def attack_settings(  # noqa: PLR0913 - the options of the command line
     if lr is not None:
         changes.update(lr=lr, lr_unit="range")
     return replace(settings, **changes)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a preset's table attacked.
+
+    Args:
+        name: of the method, "gradient" where the preset is for any.
+        explainer: the method with the options of the paper.
+        beta: of the softplus activations that it ran on; None for those of the network.
+        samples: noisy copies that it was averaged over; None for the image alone.
+    """
+
+    name: str
+    explainer: Explainer
+    beta: float | None
+    samples: int | None
+
+
+def published(preset: str = "default") -> Published:
+    """The method that belongs to a preset, and its form; see `veridical.attacks.load_recipe`.
+
+    Raises:
+        ValueError: where there is no such preset.
+    """
+    find_preset(preset)
+    recipe = load_recipe()
+    entry = recipe.presets[preset]
+    convention = recipe.convention if entry.method else None
+    name = entry.method or "gradient"
+    return Published(name, method(name, convention=convention or None), entry.smooth_beta, entry.samples)
 
 
 def defended(

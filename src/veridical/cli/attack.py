@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from torch import Tensor
 
-from veridical.auditing import Forgery, Moment, attack_settings, defended, forge
+from veridical.auditing import Forgery, Moment, attack_settings, defended, forge, published
 from veridical.cli.attack_files import check_place, write_attack
 from veridical.cli.attack_method import find_method
 from veridical.cli.attack_target import find_target
@@ -45,7 +45,10 @@ TargetRegion = Annotated[
     ),
 ]
 TargetUniform = Annotated[bool, typer.Option("--target-uniform", help="Aim at a map with one value.")]
-Method = Annotated[str, typer.Option("--method", help="A name or package.module:callable.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help="A name or package.module:callable; default: the preset's, else gradient."),
+]
 PatternsFile = Annotated[
     Path | None, typer.Option("--patterns", help="Patterns of patternnet or pattern-attribution: a file.")
 ]
@@ -75,14 +78,24 @@ MaxL2 = Annotated[
     float | None, typer.Option("--max-l2", help="The most that the image may change, Euclidean norm of that.")
 ]
 PresetName = Annotated[
-    str, typer.Option("--preset", help="Settings: default, or published ones, as table1-gradient.")
+    str,
+    typer.Option(
+        "--preset", help="Settings: default, or a published attack, as table1-gradient, with its method."
+    ),
 ]
 SmoothBeta = Annotated[
     float | None,
-    typer.Option("--smooth-beta", help="Attack the method on softplus activations of this beta."),
+    typer.Option(
+        "--smooth-beta",
+        help="Attack the method on softplus activations of this beta; instead of the preset's smoothing.",
+    ),
 ]
 SmoothGrad = Annotated[
-    int | None, typer.Option("--smoothgrad", help="Attack the method averaged over this many noisy copies.")
+    int | None,
+    typer.Option(
+        "--smoothgrad",
+        help="Attack the method averaged over this many noisy copies; instead of the preset's smoothing.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
 
@@ -106,7 +119,7 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     target_text: TargetText = None,
     target_region: TargetRegion = None,
     target_uniform: TargetUniform = False,
-    method: Method = "gradient",
+    method: Method = None,
     patterns: PatternsFile = None,
     fit_patterns: FitPatterns = None,
     gradient: Gradient = "exact",
@@ -132,8 +145,9 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         chosen: dict[str, Any] = {"steps": steps, "lr": lr, "seed": seed, "gradient": gradient}
         chosen |= {"max_linf": max_linf, "max_l2": max_l2}
         attack_settings(preset, **chosen)  # refuses what is wrong before anything is loaded
-        defense = partial(defended, beta=smooth_beta, samples=smoothgrad, seed=seed, gradient=gradient)
-        wanted = find_method(method, patterns, fit_patterns, defense)
+        beta, samples = _form(preset, smooth_beta, smoothgrad)
+        defense = partial(defended, beta=beta, samples=samples, seed=seed, gradient=gradient)
+        wanted = find_method(method, preset, patterns, fit_patterns, defense)
         check_place(out)
         subject = _load(Network(model, weights, preprocessing, device), image)
         attacked = wanted(subject.loaded)
@@ -148,6 +162,14 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
         _tell(record, out)
     if found.attack.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _form(preset: str, beta: float | None, samples: int | None) -> tuple[float | None, int | None]:
+    """How the attacked method is smoothed: as the options say, without any as the preset's table does."""
+    if beta is not None or samples is not None:
+        return beta, samples
+    paper = published(preset)
+    return paper.beta, paper.samples
 
 
 def _load(network: Network, image: Path | None) -> Subject:

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from torch import Tensor
 
-from veridical.auditing import PRESETS, Patterns, describe, find_methods, fit_patterns
+from veridical.auditing import PRESETS, Patterns, describe, find_methods, fit_patterns, published
 from veridical.cli.images import Choice, read_photographs
-from veridical.cli.options import find_explainers, stacked
+from veridical.cli.options import bounds_of, find_explainers, stacked
 from veridical.data import Images
 from veridical.models import LoadedModel
 from veridical.values import Explainer
@@ -43,12 +43,17 @@ MethodMaker = Callable[[LoadedModel], Attacked]
 
 
 def find_method(
-    name: str, patterns: Path | None, folder: str | None, defense: Callable[[Explainer], Explainer]
+    name: str | None,
+    preset: str,
+    patterns: Path | None,
+    folder: str | None,
+    defense: Callable[[Explainer], Explainer],
 ) -> MethodMaker:
     """The method of that name; everything that can be wrong without the network is refused at once.
 
     Args:
-        name: a built-in method, or package.module:callable.
+        name: a built-in method, or package.module:callable; None for that of the preset, as the paper ran it.
+        preset: of the attack.
         patterns: a file of patterns.
         folder: images to fit patterns on, see `open_images`.
         defense: from the method to what is attacked; refuses what cannot be attacked.
@@ -58,8 +63,8 @@ def find_method(
             sources, or takes none; the file or the folder cannot be used.
         OSError: the file or the folder does not exist.
     """
-    (found,) = find_methods(find_explainers(_one(name)), PRESETS["standard"]).values()
-    _check_source(name, found, patterns, folder)
+    shown, found = _named(name, preset)
+    _check_source(shown, found, patterns, folder)
     if patterns is not None:
         found = replace(found, patterns=patterns)  # type: ignore[type-var]
     defense(found)
@@ -68,14 +73,31 @@ def find_method(
     def make(loaded: LoadedModel) -> Attacked:
         fitted = None if images is None else _fitted(loaded, images)
         whole = found if fitted is None else replace(found, patterns=fitted)  # type: ignore[type-var]
+        whole = _in_range(whole, loaded) if name is None else whole
         explainer = defense(whole)
-        facts: dict[str, Any] = {"name": name, "options": describe(explainer)[0]}
+        facts: dict[str, Any] = {"name": shown, "options": describe(explainer)[0]}
         source = patterns or folder
         if source is not None:
             facts["patterns"] = _described(whole, Path(source), images)
         return Attacked(explainer, facts, fitted)
 
     return make
+
+
+def _named(name: str | None, preset: str) -> tuple[str, Explainer]:
+    if name is None:
+        paper = published(preset)
+        return paper.name, paper.explainer
+    (found,) = find_methods(find_explainers(_one(name)), PRESETS["standard"]).values()
+    return name, found
+
+
+def _in_range(found: Explainer, loaded: LoadedModel) -> Explainer:
+    """The paper's bounds of z^B are those of its own inputs: this network's instead."""
+    if getattr(found, "bounds", None) is None:
+        return found
+    low, high = bounds_of(loaded)
+    return replace(found, bounds=(min(low), max(high)))  # type: ignore[type-var]
 
 
 def _one(method: str) -> str:
