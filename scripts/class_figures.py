@@ -3,6 +3,7 @@
     python scripts/class_figures.py difference DATA --out FOLDER       # EfficientNet-Lite0, two classes
     python scripts/class_figures.py random-logit DATA --out FOLDER     # the CIFAR ResNet-20
     python scripts/class_figures.py randomization DATA --out FOLDER
+    python scripts/class_figures.py maps DATA --out FOLDER             # EfficientNet-Lite0, one photograph
 
 DATA is the optional data folder. What a method needs is kept in FOLDER: the same command goes on after an
 interruption, and draws from what is there.
@@ -11,11 +12,12 @@ interruption, and draws from what is there.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,14 +26,20 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from scripts.pages import Cell, cifar_images, kept, picture, table  # noqa: E402
 
 from networks_real import trained_resnet20  # type: ignore[import-not-found]  # noqa: E402
-from veridical.attributions import method  # noqa: E402
+from veridical.attributions import Patterns, fit_patterns, method  # noqa: E402
 from veridical.data import sample_photographs  # noqa: E402
 from veridical.faithfulness import (  # noqa: E402
     cascading_randomization,
     class_difference,
     random_logit,
 )
-from veridical.metrics import bootstrap_interval, box, map_similarity, share_interval  # noqa: E402
+from veridical.metrics import (  # noqa: E402
+    bootstrap_interval,
+    box,
+    map_similarity,
+    protocol,
+    share_interval,
+)
 from veridical.models import Preprocessing, load_model  # noqa: E402
 from veridical.reproduce.sanity import draw_randomization  # noqa: E402
 
@@ -48,7 +56,15 @@ METHODS = (
     "gradient", "lrp-z", "deeplift-rescale", "contrastive-lrp", "lrp-cmp-alpha2", "lrp-alpha2-beta1",
     "guided-backprop", "lrp-zplus",
 )  # fmt: skip
-CASCADED = ("gradient", "lrp-z", "lrp-cmp-alpha2", "guided-backprop", "lrp-zplus")
+CASCADED = ("gradient", "lrp-z", "lrp-cmp-alpha1", "lrp-cmp-alpha2", "guided-backprop", "lrp-zplus")
+DRAWN = (
+    "guided-backprop", "deconvnet", "rectgrad", "deep-taylor", "lrp-alpha1-beta0", "lrp-alpha2-beta1",
+    "lrp-alpha5-beta4", "patternnet", "pattern-attribution", "deeplift-ablation", "lrp-cmp-alpha1",
+    "lrp-cmp-alpha2", "gradient", "lrp-z", "deeplift-rescale", "deeplift-reveal-cancel",
+)  # fmt: skip
+DRAWN_STEPS = ("_fc", "_conv_head", "_blocks.12", "_blocks.8", "_blocks.4", "_conv_stem")
+FITTED_ON, PATTERN_BATCH = 48, 8
+"""Photographs that the patterns of the maps are fitted on, and how many at a time."""
 MEASURES = ("ssim", "ssim-adebayo2018", "ssim-plain", "pcc", "abs-pcc", "spearman", "mse", "hog-8")
 STEPS = (
     "linear", "layer3.2", "layer3.1", "layer3.0", "layer2.1", "layer2.0", "layer1.1", "layer1.0", "conv1",
@@ -58,6 +74,8 @@ SHOWN, FLIPS = (0, 3, 5, 8), (0, 8)
 BATCH = 25
 CELLS = 56
 """Side of the maps in the picture, in blocks that average the pixels."""
+SMALL = 32
+"""The same, in the picture of many maps."""
 
 
 def interval(values: Tensor) -> str:
@@ -224,10 +242,61 @@ def randomized(data: Path, out: Path, count: int) -> str:
     return table(head, rows)
 
 
+# --- the maps themselves ------------------------------------------------------------------------------------
+
+
+@cache
+def photographs(data: Path) -> tuple[nn.Module, Tensor, Tensor, Patterns]:
+    """EfficientNet-Lite0, a photograph (1, 3, 224, 224) as it takes it and in [0, 1], fitted patterns."""
+    loaded = load_model("demo")
+    files = sorted((data / "imagenet-sample").glob("*.jpg"))[:FITTED_ON]
+    read = [loaded.preprocessing.apply(Image.open(file)) for file in files]
+    patterns = fit_patterns(loaded.module, torch.stack(read).split(PATTERN_BATCH))
+    x = loaded.preprocessing.apply(sample_photographs(3).images[1])[None]
+    return loaded.module, x, loaded.preprocessing.denormalize(x).clamp(0, 1), patterns
+
+
+def cascaded_maps(data: Path, name: str) -> Cell:
+    """Maps of the trained and of the randomized networks (S + 1, H, W), and their SSIM (S,)."""
+    model, x, image, patterns = photographs(data)
+    explain = method(name, patterns=patterns) if "pattern" in name else method(name)
+    chosen = protocol("sixt2020", percentile=100) if name == "rectgrad" else protocol("sixt2020")
+    found = cascading_randomization(model, x, explain, steps=DRAWN_STEPS, protocol=chosen)
+    maps = torch.cat([found.original, found.maps[:, 0]])
+    return {"maps": maps.float(), "ssim": found.similarity[:, 0], "image": image[0]}
+
+
+def drawn_maps(data: Path, out: Path, count: int) -> str:
+    """Figures 1a, 6a and 10 of Sixt et al. 2020: the maps while the network is randomized."""
+    cells = {
+        name: kept(out / f"maps--{name}.safetensors", partial(cascaded_maps, data, name)) for name in DRAWN
+    }
+    titles = ("trained", *(f"to {step.strip('_')}" for step in DRAWN_STEPS))
+    figure, every = pyplot.subplots(len(cells), 1 + len(titles), squeeze=False,
+                                    figsize=(0.6 * (2.6 + len(titles)), 0.6 * len(cells) + 0.2))  # fmt: skip
+    for row, (name, cell) in zip(every, cells.items(), strict=True):
+        row[0].text(1, 0.5, name, fontsize=6, ha="right", va="center", transform=row[0].transAxes)
+        for axes, values in zip(row[1:], cell["maps"], strict=True):
+            # Networks without any trained layer have logits, and relevance, of 1e-11.
+            scaled = values / values.abs().amax().clamp(min=torch.finfo(values.dtype).tiny)
+            small = nn.functional.adaptive_avg_pool2d(scaled[None], SMALL)[0]
+            bound = max(float(torch.quantile(small.abs(), 0.99)), 1e-12)
+            axes.imshow(small.numpy(), cmap="seismic", vmin=-bound, vmax=bound, interpolation="nearest")
+        for axes in row:
+            axes.axis("off")
+    for axes, title in zip(every[0, 1:], titles, strict=True):
+        axes.set_title(title, fontsize=6)
+    figure.subplots_adjust(left=0.09, right=0.995, top=0.97, bottom=0.005, wspace=0.03, hspace=0.03)
+    picture(figure, FOLDER / "classes-maps.png")
+    rows = [[name, *(f"{float(value):.2f}" for value in cell["ssim"])] for name, cell in cells.items()]
+    return table(["method", *titles[1:]], rows)
+
+
 FIGURES: Mapping[str, Callable[[Path, Path, int], str]] = {
     "difference": difference,
     "random-logit": other_class,
     "randomization": randomized,
+    "maps": drawn_maps,
 }
 
 

@@ -6,11 +6,13 @@
     python scripts/convergence_figures.py chain DATA
     python scripts/convergence_figures.py cosines DATA --out FOLDER      # CSC over the layers, all methods
     python scripts/convergence_figures.py histogram DATA --out FOLDER    # CSC at the first convolution
+    python scripts/convergence_figures.py baseline DATA --out FOLDER     # CSC beside that of random vectors
+    python scripts/convergence_figures.py starts DATA --out FOLDER       # CSC from several layers
 
-Those with DATA need its trained CIFAR ResNet-20 and images. The last two take `--network` (resnet20, resnet56
-or efficientnet-lite0: the demo, on the photographs of DATA) and `--images`. Every finished method is
-kept in FOLDER, so that the same command goes on after an interruption and both pictures come from one
-measurement; `--stored` draws what is there.
+Those with DATA need its trained CIFAR ResNet-20 and images. The last four take `--images` and `--network`:
+resnet20, resnet56, efficientnet-lite0 (the demo, on the photographs of DATA) or appendix-d with its
+`--weights`. Every finished method is kept in FOLDER, so that the same command goes on after an interruption
+and the pictures come from one measurement; `--stored` draws what is there.
 """
 
 import argparse
@@ -68,13 +70,19 @@ METHODS = (
 )
 SHOWN = 1e-8
 """1 - cosine below this is drawn there, as in the figures of Sixt et al. 2020."""
-NETWORKS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56", "efficientnet-lite0": "EfficientNet-Lite0"}
+NETWORKS = {
+    "resnet20": "ResNet-20", "resnet56": "ResNet-56", "efficientnet-lite0": "EfficientNet-Lite0",
+    "appendix-d": "appendix D",
+}  # fmt: skip
 CONVERGING = (
     "patternnet", "pattern-attribution", "deep-taylor", "lrp-zplus", "lrp-alpha1-beta0", "lrp-alpha2-beta1",
     "lrp-alpha5-beta4", "lrp-cmp-alpha1", "lrp-cmp-alpha2", "guided-backprop", "deconvnet", "rectgrad",
     "deeplift-ablation",
 )  # fmt: skip
 OTHERS = ("gradient", "lrp-z", "deeplift-rescale", "deeplift-reveal-cancel")
+STARTED = ("gradient", "lrp-z", "lrp-alpha2-beta1", "guided-backprop", "deconvnet", "lrp-zplus")
+STARTS = 5
+"""Layers from which the vectors start in figure 9, the logits first, evenly spaced."""
 
 
 def panel(axes: Any, title: str, ylabel: str = "1 - cosine") -> None:
@@ -223,6 +231,7 @@ class Sweep:
     network: str
     images: int
     stored: bool = False
+    weights: Path | None = None
 
     def measured(self) -> dict[str, Mapping[str, Any]]:
         """By method; what is missing is measured now, or left out where only what is stored is asked for."""
@@ -242,6 +251,24 @@ class Sweep:
                     print(f"finished {name}", file=sys.stderr, flush=True)
         return {name: dict(np.load(path)) for name, path in paths.items()}
 
+    def started(self, name: str) -> dict[str, Mapping[str, Any]]:
+        """One method from each of several layers, by the layer; what is missing as in `measured`."""
+        found: dict[str, Mapping[str, Any]] = {}
+        model, x, explainers = (nn.Identity(), torch.empty(0), {}) if self.stored else self._subject([name])
+        for place in range(STARTS):
+            path = self.out / f"{self.network}--{name}--start {place}--{self.images}.npz"
+            if not path.exists() and not self.stored:
+                layers = next(iter(found.values()))["layers"][:-2] if found else [None]
+                start = layers[place * (len(layers) - 1) // STARTS]
+                start = None if start is None else str(start)
+                measured = cosine_convergence(model, x, explainers[name], start=start)
+                write_bytes(path, packed(measured))
+                print(f"finished {path.stem}", file=sys.stderr, flush=True)
+            if path.exists():
+                one = dict(np.load(path))
+                found[str(one["layers"][0])] = one
+        return found
+
     def _measure(self, name: str, subject: tuple[nn.Module, Tensor, Explainer]) -> CosineConvergence:
         """In single precision; in double where the numbers leave that before the first convolution."""
         found = cosine_convergence(*subject)
@@ -254,7 +281,7 @@ class Sweep:
         self, names: Sequence[str], dtype: torch.dtype = torch.float32
     ) -> tuple[nn.Module, Tensor, dict[str, Explainer]]:
         """Network, images and methods."""
-        network = load_network(NETWORKS[self.network], self.data, self.images, None)
+        network = load_network(NETWORKS[self.network], self.data, self.images, self.weights)
         network.model.to(dtype)
         patterns = self._patterns(network, dtype) if any("pattern" in name for name in names) else None
         ready = {
@@ -263,8 +290,8 @@ class Sweep:
         return network.model, network.images.to(dtype), ready
 
     def _patterns(self, network: Network, dtype: torch.dtype) -> Patterns:
-        """Of 1024 training images, or of the photographs that are not explained."""
-        if self.network == "efficientnet-lite0":
+        """Of 1024 training images, of those of the partition, or of the photographs not explained."""
+        if self.network in ("efficientnet-lite0", "appendix-d"):
             fitted: Sequence[Tensor] = network.training()
         else:
             fitted = cifar_images(self.data, "train15k.zip", FITTED_ON).split(64)
@@ -347,6 +374,47 @@ def distribution(sweep: Sweep) -> str:
     return table(["method", *labels], rows)
 
 
+def beside_random(sweep: Sweep) -> str:
+    """The cosines of what does not converge beside the baseline of Sixt et al. 2020, figure 5."""
+    rows = []
+    for name, one in sweep.measured().items():
+        if name in OTHERS:
+            cosine, baseline = 1 - one["median"], one["baseline"]
+            # The start is random itself, and the image has three channels.
+            times = (cosine / baseline)[1:-1]
+            rows.append([name, f"{cosine[-2]:.2f}", f"{baseline[-2]:.2f}", f"{times[-1]:.1f}",
+                         f"{times.min():.1f} to {times.max():.1f}", f"{cosine[1]:.2f}",
+                         f"{cosine[1:-1].max():.2f}"])  # fmt: skip
+    head = ["method", "median cosine at the first convolution", "of random vectors", "times random",
+            "times random, all layers", "below the logits", "largest on the way"]  # fmt: skip
+    return table(head, rows)
+
+
+def from_layers(sweep: Sweep) -> str:
+    """Figure 9 of Sixt et al. 2020: vectors that start at different layers."""
+    figure, every = pyplot.subplots(2, 3, figsize=(12, 6), sharey=True)
+    rows = []
+    for axes, name in zip(every.flat, STARTED, strict=False):
+        found = sweep.started(name)
+        whole = [str(layer) for layer in next(iter(found.values()))["layers"]] if found else []
+        for start, one in found.items():
+            steps = range(len(whole) - len(one["layers"]), len(whole))
+            axes.plot(steps, one["median"].clip(SHOWN), label=f"from {start}")
+            rows.append([name, start, str(len(one["layers"]) - 2), f"{one['median'][1]:.1e}",
+                         f"{one['median'][-2]:.1e}"])  # fmt: skip
+        axes.set(title=name, yscale="log", ylim=(SHOWN, 2))
+        axes.grid(alpha=0.3)
+    for axes in every[1]:
+        axes.set(xlabel="layers, from the logits to the image")
+    for axes in every[:, 0]:
+        axes.set(ylabel="1 - median |cosine|")
+    every[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    picture(figure, FOLDER / f"convergence-starts-{sweep.network}.png")
+    head = ["method", "start", "layers below", "1 - median one layer below", "at the first convolution"]
+    return table(head, rows)
+
+
 def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -356,7 +424,10 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--network", choices=list(NETWORKS), default="resnet20")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--stored", action="store_true", help="draw what FOLDER holds, measure nothing")
+    parser.add_argument("--weights", type=Path, help="trained weights of the network of appendix D")
     chosen = parser.parse_args(arguments)
+    if chosen.network == "appendix-d" and chosen.weights is None and not chosen.stored:
+        parser.error("expected --weights FILE for appendix-d, got none; see docs/training.md")
     if chosen.figure not in FREE and chosen.data is None:
         parser.error(f"expected the data folder after {chosen.figure}, got none")
     if chosen.figure in SWEEPS and chosen.out is None:
@@ -373,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif chosen.figure in ON_DATA:
         text = ON_DATA[chosen.figure](chosen.data)
     else:
-        sweep = Sweep(chosen.data, chosen.out, chosen.network, chosen.images, chosen.stored)
+        sweep = Sweep(chosen.data, chosen.out, chosen.network, chosen.images, chosen.stored, chosen.weights)
         text = SWEEPS[chosen.figure](sweep)
     print(text)  # noqa: T201
     return 0
@@ -381,7 +452,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 FREE: dict[str, Callable[[], str]] = {"simulation": simulation, "theorem": theorem}
 ON_DATA: dict[str, Callable[[Path], str]] = {"layers": layers, "chain": chain}
-SWEEPS: dict[str, Callable[[Sweep], str]] = {"cosines": cosines, "histogram": distribution}
+SWEEPS: dict[str, Callable[[Sweep], str]] = {
+    "cosines": cosines, "histogram": distribution, "baseline": beside_random, "starts": from_layers,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,11 @@
 """Why a method is where it is: what changes when one thing does. The experiments of docs/partition.md."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
 import torch
+from scripts.partition_causes import CAUSES, CLOSELY, WithRule, branch_only, fewer
 from scripts.partition_cells import (
     PAPER,
     Measurement,
@@ -22,31 +22,19 @@ from torch.nn import functional
 
 from veridical.attributions import method
 from veridical.faithfulness import cosine_convergence
-from veridical.rules import Operation, Rule, RuleSet, Trace, signed_sum
-from veridical.values import Explainer
+from veridical.rules import signed_sum
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "partition-scatter.png"
-IMAGES = 40
-"""Images of the experiments on small networks."""
-
-CLOSELY = ("gradient", "lrp-z", "lrp-alpha2-beta1", "pattern-attribution", "guided-backprop", "deconvnet",
-           "rectgrad", "lrp-zplus", "patternnet")  # fmt: skip
-"""The methods whose exceptions are asked for, with two below and two above them."""
-
 WITH_SUMS = ("ResNet-20", "EfficientNet-Lite0")
 LRP = ("lrp-alpha1-beta0", "lrp-alpha2-beta1", "lrp-cmp-alpha1", "lrp-cmp-alpha2")
 
 
-def _fewer(store: Store) -> Store:
-    return replace(store, images=min(IMAGES, store.images))
-
-
 def options(store: Store, networks: Sequence[str]) -> str:
     """Each option of the rules by itself, and all that the code of Sixt et al. sets, on ResNet-20."""
-    small, network = _fewer(store), "ResNet-20"
+    small, network = fewer(store), "ResNet-20"
     rows = []
     sixt = (("clip_sums", True), ("bias", "whole"), ("fold_batch_norm", False))
     chosen: list[Variant] = []
@@ -65,7 +53,7 @@ def options(store: Store, networks: Sequence[str]) -> str:
 
 def rectgrad(store: Store, networks: Sequence[str]) -> str:
     """How much of the gradient must go: the percentile below which relevance is cut, in every activation."""
-    small, rows = _fewer(store), []
+    small, rows = fewer(store), []
     for percentile in (50.0, 80.0, 90.0, 95.0, 98.0):
         row = [f"{percentile:g}"]
         for network in networks:
@@ -76,47 +64,16 @@ def rectgrad(store: Store, networks: Sequence[str]) -> str:
     return table(["percentile", *networks], rows)
 
 
-def branch_only(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """All relevance of a residual sum to its first operand, the branch of convolutions."""
-    return relevance[0], *(torch.zeros_like(relevance[0]) for _ in operation.inputs[1:])
-
-
-@dataclass(frozen=True)
-class WithSums:
-    """A method with another rule for residual sums."""
-
-    explainer: Explainer
-    sums: Rule
-
-    @property
-    def rules(self) -> RuleSet:
-        """The method's rules, the one of sums replaced, also after they are completed by a forward pass."""
-        inner: RuleSet = self.explainer.rules  # type: ignore[attr-defined]
-        bind = inner.bind
-
-        def changed(rules: RuleSet) -> RuleSet:
-            return replace(rules, rules={**rules.rules, "sum": self.sums})
-
-        def bound(trace: Trace) -> RuleSet:
-            return changed(bind(trace)) if bind else changed(inner)
-
-        return replace(changed(inner), bind=bound if bind else None)
-
-    def __call__(self, model: torch.nn.Module, inputs: Tensor, target: object = None) -> Tensor:
-        """Not needed: the cosine convergence asks for the rules alone."""
-        raise NotImplementedError
-
-
 def signs(store: Store, networks: Sequence[str]) -> str:
     """Where the negative relevance of alpha 2, beta 1 matters: in convolutions or in residual sums."""
-    small, rows = _fewer(store), []
+    small, rows = fewer(store), []
     chosen = [name for name in networks if name in WITH_SUMS]
     for layers in (1.0, 2.0):
         for added in (1.0, 2.0):
 
             def measure(loaded: Network, layers: float = layers, added: float = added) -> Measurement:
                 inner = method("lrp-alpha1-beta0", alpha=layers, beta=layers - 1)
-                return convergence(loaded, WithSums(inner, signed_sum(added, added - 1, clip=False)))
+                return convergence(loaded, WithRule(inner, "sum", signed_sum(added, added - 1, clip=False)))
 
             label = f"lrp-alpha1-beta0 alpha={layers:g} sums={added:g}"
             found = [small.cell(network, label, "csc", measure) for network in chosen]
@@ -127,7 +84,7 @@ def signs(store: Store, networks: Sequence[str]) -> str:
 
 def sums(store: Store, networks: Sequence[str]) -> str:
     """Residual sums as the method has them, and with everything sent into the branch of convolutions."""
-    small, rows = _fewer(store), []
+    small, rows = fewer(store), []
     chosen = [name for name in networks if name in WITH_SUMS]
     for name in CLOSELY:
         row = [name]
@@ -141,14 +98,14 @@ def sums(store: Store, networks: Sequence[str]) -> str:
 
 def _without_shortcut(store: Store, network: str, name: str) -> Measurement:
     def measure(loaded: Network) -> Measurement:
-        return convergence(loaded, WithSums(Variant(name).ready(loaded), branch_only))
+        return convergence(loaded, WithRule(Variant(name).ready(loaded), "sum", branch_only))
 
     return store.cell(network, name, "csc-no-shortcut", measure)
 
 
 def depth(store: Store, networks: Sequence[str]) -> str:
     """The same method at the first convolution of 20 and of 56 layers, and of 20 that learned nothing."""
-    small, rows = _fewer(store), []
+    small, rows = fewer(store), []
     compared = ("ResNet-20", "ResNet-56", "ResNet-20 untrained")
     for name in CLOSELY:
         found = [small.found(network, Variant(name), "csc") for network in compared]
@@ -158,12 +115,13 @@ def depth(store: Store, networks: Sequence[str]) -> str:
 
 WIDTHS, LAYERS, SIDE = (8, 16, 32, 64, 128), 18, 8
 """Channels, convolutions and the images' side of the untrained networks."""
+SMALLER = (1.0, 0.5, 0.25, 0.1)
 
 
 class Plain(nn.Module):
     """Convolutions of one width with ReLU, with a shortcut around each but the first or without."""
 
-    def __init__(self, width: int, shortcut: bool, layers: int = LAYERS) -> None:
+    def __init__(self, width: int, shortcut: bool, layers: int = LAYERS, branch: float = 1.0) -> None:
         super().__init__()
         source = torch.Generator().manual_seed(0)
         sizes = [3, *[width] * layers]
@@ -172,7 +130,7 @@ class Plain(nn.Module):
             for before, after in zip(sizes, sizes[1:], strict=False)
         )
         self.head = nn.Linear(width, 10, bias=False)
-        self.shortcut = shortcut
+        self.shortcut, self.branch = shortcut, branch
         for parameter in self.parameters():
             fan_in = parameter[0].numel()
             parameter.data = torch.randn(parameter.shape, generator=source) * (2 / fan_in) ** 0.5
@@ -181,7 +139,7 @@ class Plain(nn.Module):
         """Logits (N, 10)."""
         x = functional.relu(self.convs[0](x))
         for conv in list(self.convs)[1:]:
-            branch = conv(x)
+            branch = conv(x * self.branch)
             x = functional.relu(x + branch if self.shortcut else branch)
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
@@ -200,6 +158,20 @@ def width(store: Store, networks: Sequence[str]) -> str:
                 row.append(f"{found.one_minus_median[found.layers.index('convs.0')]:.1e}")
             rows.append(row)
     return table(["method", "shortcuts", *(f"{channels} channels" for channels in WIDTHS)], rows)
+
+
+def untrained(store: Store, networks: Sequence[str]) -> str:
+    """Untrained networks of 18 convolutions and 16 channels: the branch smaller beside its shortcut."""
+    x = torch.randn(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    rows = []
+    for name in ("lrp-alpha2-beta1", "guided-backprop", "lrp-zplus"):
+        row = [name]
+        for factor in SMALLER:
+            model = Plain(16, True, branch=factor).eval()
+            found = cosine_convergence(model, x, method(name), layers=("convs.0",))
+            row.append(f"{found.one_minus_median[found.layers.index('convs.0')]:.1e}")
+        rows.append(row)
+    return table(["method", *(f"branches x {factor:g}" for factor in SMALLER)], rows)
 
 
 LENGTHS = (3, 4, 6, 9, 12, 18)
@@ -222,7 +194,7 @@ def length(store: Store, networks: Sequence[str]) -> str:
 
 def biases(store: Store, networks: Sequence[str]) -> str:
     """Where the bias goes, on the network of appendix D, which has no residual sums and nothing to fold."""
-    small, rows = _fewer(store), []
+    small, rows = fewer(store), []
     for name in ("lrp-alpha1-beta0", "lrp-alpha2-beta1", "lrp-cmp-alpha2"):
         each = [Variant(name), *(Variant(name, (("bias", bias),)) for bias in ("none", "whole"))]
         found = [interval(small.found("appendix D", variant, "csc")) for variant in each]
@@ -253,5 +225,9 @@ def picture(store: Store, networks: Sequence[str]) -> str:
 
 
 EXPERIMENTS: Mapping[str, Callable[[Store, Sequence[str]], str]] = {
-    one.__name__: one for one in (options, signs, sums, depth, width, length, biases, rectgrad, picture)
+    **{
+        one.__name__: one
+        for one in (options, signs, sums, depth, width, untrained, length, biases, rectgrad, picture)
+    },
+    **CAUSES,
 }

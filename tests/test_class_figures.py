@@ -1,5 +1,6 @@
 """The script behind docs/classes.md, on a tiny network in the place of the trained ones."""
 
+import json
 import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -71,6 +72,34 @@ def test_the_difference_of_two_classes_is_drawn(script, tmp_path, capsys, monkey
     assert script.main(["difference", "nowhere", "--out", str(tmp_path)]) == 0
     assert len(rows(capsys)) == 2
     assert (tmp_path / "classes-difference.png").stat().st_size > 1000
+
+
+def test_maps_are_drawn_while_the_network_is_randomized(script, tmp_path, capsys, monkeypatch) -> None:
+    model, x = script.cifar("", 1)
+    steps = script.cascading_randomization(model, x, script.method("gradient")).layers[:2]
+    monkeypatch.setattr(script, "photographs", lambda data: (model, x, x, None))
+    monkeypatch.setattr(script, "DRAWN", ("gradient", "lrp-zplus"))
+    monkeypatch.setattr(script, "DRAWN_STEPS", tuple(steps))
+    command = ["maps", "nowhere", "--out", str(tmp_path)]
+    assert script.main(command) == 0
+    first = rows(capsys)
+    assert [len(row.split(" | ")) for row in first] == [3, 3]
+    assert (tmp_path / "classes-maps.png").stat().st_size > 1000
+    monkeypatch.setattr(script, "cascading_randomization", None)
+    assert script.main(command) == 0
+    assert rows(capsys) == first
+
+
+def test_the_page_has_the_stored_comparison_with_quantus() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    stored = json.loads((ROOT / "benchmarks" / "results" / "quantus.json").read_text(encoding="utf-8"))
+    for claim in stored["claims"]:
+        for name in ("pcc", "spearman"):
+            found = re.match(r"largest difference (\S+),", claim["notes"].get(name, ""))
+            assert found is None or found[1] in page
+        if claim["subject"].split(", ")[1:2] == ["gradient"] and "ssim-plain" in claim["notes"]:
+            medians = re.search(r"medians (\S+) and (\S+):", claim["notes"]["ssim-plain"])
+            assert medians[1] in page and medians[2] in page
 
 
 def test_the_page_shows_what_the_script_draws() -> None:

@@ -116,6 +116,44 @@ def test_every_network_has_its_own_cells_and_what_is_stored_can_be_drawn(
     assert tiny == [] and "patternnet" not in capsys.readouterr().out
 
 
+def test_the_baseline_stands_beside_what_does_not_converge(script, tiny, tmp_path, capsys) -> None:
+    assert script.main(["baseline", str(tmp_path), "--out", str(tmp_path), "--images", "2"]) == 0
+    rows = capsys.readouterr().out.strip().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in script.OTHERS]
+    stored = np.load(tmp_path / "resnet20--gradient--2.npz")
+    cosine, random = 1 - stored["median"][-2], stored["baseline"][-2]
+    assert f"| {cosine:.2f} | {random:.2f} | {cosine / random:.1f} |" in rows[0]
+
+
+def test_vectors_start_at_several_layers(script, tiny, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(script, "STARTED", ("gradient", "lrp-zplus"))
+    monkeypatch.setattr(script, "STARTS", 2)
+    command = ["starts", str(tmp_path), "--out", str(tmp_path), "--images", "2"]
+    assert script.main(command) == 0
+    first = capsys.readouterr().out
+    lines = [row.strip("| ").split(" | ") for row in first.strip().splitlines()[2:]]
+    assert [line[0] for line in lines] == ["gradient"] * 2 + ["lrp-zplus"] * 2
+    assert lines[0][1] != lines[1][1] and int(lines[0][2]) > int(lines[1][2])
+    assert (tmp_path / "convergence-starts-resnet20.png").stat().st_size > 1000
+    tiny.clear()
+    assert script.main([*command, "--stored"]) == 0
+    assert capsys.readouterr().out == first and tiny == []
+
+
+def test_the_network_of_appendix_d_needs_its_weights(script, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["cosines", "data", "--out", str(tmp_path), "--network", "appendix-d"])
+    assert "expected --weights FILE for appendix-d, got none" in capsys.readouterr().err
+
+
+def test_the_page_names_every_figure_and_network(script) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name in (*script.FREE, *script.ON_DATA, *script.SWEEPS, *script.NETWORKS):
+        assert f"{name}" in page
+    for drawn in PAGE.parent.glob("convergence-*.png"):
+        assert f"({drawn.name})" in page and drawn.stat().st_size < 150_000
+
+
 def test_sweeps_need_a_folder_for_what_is_finished(script, capsys) -> None:
     with pytest.raises(SystemExit):
         script.main(["cosines", "data"])

@@ -9,7 +9,8 @@ import matplotlib as mpl
 import pytest
 import torch
 
-from networks import Residual, images, seeded
+from networks import Residual, Sequential, images, seeded
+from networks_real import CifarResNet
 from veridical.attributions import method
 from veridical.metrics import Interval
 from veridical.rules import propagate, record
@@ -113,21 +114,60 @@ def test_the_order_of_the_groups_needs_no_threshold(script, tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["gradient", "lrp-zplus", "pattern-attribution"])
 def test_without_shortcut_the_identity_path_gets_nothing(script, tiny, name: str) -> None:
     """What the sum's output got goes to the branch whole, for methods that complete their rules too."""
-    experiments = sys.modules["scripts.partition_experiments"]
+    causes = sys.modules["scripts.partition_causes"]
     cells = sys.modules["scripts.partition_cells"]
     network = sys.modules["scripts.partition_networks"].load_network("LeNet", Path("nowhere"), 2, None)
     explain = cells.Variant(name).ready(network)
     trace = record(network.model, network.images)
     summed = next(operation for operation in trace.operations if operation.kind == "sum")
     start = torch.randn(1, *summed.output.shape, generator=torch.Generator().manual_seed(0)).double()
-    rules = experiments.WithSums(explain, experiments.branch_only).rules
+    rules = causes.WithRule(explain, "sum", causes.branch_only).rules
     found = propagate(trace, rules, start, at=summed.name, keep=("second",))
     assert torch.equal(found.layers["second"], start)
     plain = propagate(trace, explain.rules, start, at=summed.name, keep=("second",))
     assert not torch.allclose(found.inputs, plain.inputs)
 
 
-@pytest.mark.parametrize("name", ["options", "signs", "rectgrad", "sums", "depth", "picture"])
+def test_the_whole_window_gets_what_the_largest_value_got(script) -> None:
+    causes, cells = (sys.modules[f"scripts.partition_{name}"] for name in ("causes", "cells"))
+    model, x = seeded(Sequential), images(2, 8)
+    trace = record(model, x)
+    pooled = next(operation for operation in trace.operations if operation.kind == "max_pool")
+    start = torch.randn(1, *pooled.output.shape, generator=torch.Generator().manual_seed(0)).double()
+    explain = cells.Variant("gradient").ready(None)
+    rule = causes.WithRule(explain, "max_pool", causes.whole_window).rules.rules["max_pool"]
+    spread = rule(pooled, [start])[0]
+    assert spread.shape[-2:] == (8, 8)
+    torch.testing.assert_close(4 * torch.nn.functional.avg_pool2d(spread[0], 2), start[0])
+    assert spread[0, 0, 0, :2, :2].unique().numel() == 1
+
+
+def test_changed_weights_have_the_mean_asked_for(script, tiny) -> None:
+    causes = sys.modules["scripts.partition_causes"]
+    network = sys.modules["scripts.partition_networks"].load_network("LeNet", Path("nowhere"), 2, None)
+    before = network.model.second.weight.detach().clone()
+    shares = {"mean 0": 0.0, "mean -0.1": -0.1, "mean +0.1": 0.1, "shuffled, mean 0": 0.0}
+    for label, share in shares.items():
+        changed = causes.reweighted(network, causes.CHANGES[label])
+        weight = changed.model.second.weight.detach()
+        assert float(weight.mean() / before.std()) == pytest.approx(share, abs=1e-6)
+        assert float(weight.std()) == pytest.approx(float(before.std()))
+        assert not changed.model.training
+    shuffled = causes.reweighted(network, causes.CHANGES["shuffled"]).model.second.weight.detach().flatten()
+    assert torch.equal(shuffled.sort().values, before.flatten().sort().values)
+    assert torch.equal(network.model.second.weight, before)
+
+
+def test_branches_are_scaled_beside_their_shortcuts(script) -> None:
+    causes = sys.modules["scripts.partition_causes"]
+    model, x = CifarResNet(1).eval(), images(2, 16).float()
+    shares = [causes.branch_share(causes.scaled(model, factor), x) for factor in (0.25, 1.0, 4.0)]
+    assert 0 < shares[0] < shares[1] < shares[2] < 1
+    assert causes.branch_share(model, x) == shares[1]
+
+
+@pytest.mark.parametrize("name", ["options", "signs", "rectgrad", "sums", "depth", "picture",
+                                  "means", "branches", "pools", "starts"])  # fmt: skip
 def test_experiments_print_from_what_is_there(script, name: str, tmp_path, monkeypatch, capsys) -> None:
     experiments = sys.modules["scripts.partition_experiments"]
     monkeypatch.setattr(experiments, "PICTURE", tmp_path / "picture.png")

@@ -1,6 +1,8 @@
 """Cosine convergence on networks where the answer is known."""
 
+import io
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from networks import Attention, Residual, Sequential, seeded
+from networks_real import photograph, trained_resnet20
 from veridical.attributions import method
 from veridical.faithfulness import _cosines, convergence, cosine_convergence, random_cosine
 
@@ -70,6 +73,24 @@ def test_plain_gradient_of_random_weights_stays_near_the_baseline():
     result = cosine_convergence(linear.double().eval(), images(4), method("gradient"), vectors=12)
     assert (result.median[:-1] < 2.5 * result.random_baseline[:-1]).all()
     assert result.median[0] == pytest.approx(result.random_baseline[0], abs=0.05)
+
+
+@pytest.mark.real_data
+def test_the_gradient_of_a_trained_resnet20_is_above_the_baseline_and_does_not_approach_1(data_folder):
+    """3 to 5 times the cosine of random vectors in every layer, without a trend; lrp-zplus beside it at 1."""
+    with zipfile.ZipFile(data_folder / "cifar10" / "test.zip") as file:
+        names = sorted(name for name in file.namelist() if name.endswith(".jpg"))[::1000]
+        x = torch.cat([photograph(io.BytesIO(file.read(name)), 32) for name in names])
+    model = trained_resnet20(data_folder)
+    found = cosine_convergence(model, x, method("gradient"))
+    below = slice(1, -1)  # the logits are random themselves, the image has three channels
+    times = found.median[below] / found.random_baseline[below]
+    assert ((times > 2) & (times < 5.5)).all()
+    assert (found.median[below] < 0.75).all()
+    upper, lower = np.array_split(times, 2)
+    assert lower.mean() < 1.1 * upper.mean()
+    converging = cosine_convergence(model, x, method("lrp-zplus"), layers=("conv1",))
+    assert converging.median[converging.layers.index("conv1")] > 0.99
 
 
 def test_statistics_are_those_of_the_naive_loop():
