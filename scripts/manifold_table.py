@@ -5,14 +5,15 @@
 
 SET is a data set whose manifold is known, with the tangent spaces of its test part, from `veridical manifold
 generate` or `reconstruct`. A network of every seed is trained on its training part and measured on its test
-part. Finished networks and measurements are kept in FOLDER, so that the same command goes on after an
-interruption.
+part. Finished networks and measurements are kept in FOLDER, under names with a digest of the set and of the
+training's settings, so that the same command goes on after an interruption and another set begins anew.
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,7 +27,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from scripts.pages import Cell, kept, table  # noqa: E402
 
 import veridical as vd  # noqa: E402
-from veridical.manifold import Alignment, DataSet, RandomFraction, open_data_set, open_tangents  # noqa: E402
+from veridical.manifold import (  # noqa: E402
+    Alignment,
+    DataSet,
+    RandomFraction,
+    load_recipe,
+    open_data_set,
+    open_tangents,
+)
 from veridical.metrics import bootstrap_interval  # noqa: E402
 from veridical.records import write_bytes  # noqa: E402
 from veridical.training import (  # noqa: E402
@@ -37,11 +45,12 @@ from veridical.training import (  # noqa: E402
     bordt2023_lenet,
     robust_accuracy,
     train_classifier,
+    training_recipe,
 )
 
 PLAIN = TrainingSettings(epochs=3, batch=64, lr=1e-3, schedule="cosine")
 LONG = replace(PLAIN, epochs=12, batch=32, schedule="step")
-ROBUST = replace(PLAIN, epochs=5, adversary=Adversary("l2", epsilon=2.0, steps=4))
+ROBUST = training_recipe("bordt2023-mnist32-robust-reduced").settings
 MILD = replace(ROBUST, adversary=Adversary("l2", epsilon=0.5, steps=4))
 TRAININGS = {
     "plain": (PLAIN, 30_000), "long": (LONG, 60_000), "robust": (ROBUST, 10_000), "mild": (MILD, 10_000),
@@ -50,7 +59,7 @@ TRAININGS = {
 CLAIMS = (("smoothgrad", "gradient"), ("integrated-gradients", "gradient"), ("gradient-x-input", "gradient"))
 """The paper's order: each of these is better aligned than the gradient."""
 NAMES = ("gradient", "smoothgrad", "integrated-gradients", "gradient-x-input")
-"""The methods of the paper, with its settings for MNIST32."""
+"""The methods of the paper."""
 ATTACKED = 200
 LARGE = 128
 
@@ -75,14 +84,33 @@ def network(shape: Sequence[int], classes: int, seed: int) -> nn.Module:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * left**2, classes))
 
 
+def convention_of(data: DataSet) -> str:
+    """Which of the paper's sets has the settings of the methods: by how the images were made, and color."""
+    if data.manifest.approach == "generative":
+        return "mnist32"
+    return "cifar10" if data.manifest.shape[0] == 3 else "pneumonia"
+
+
+def digest_of(data: DataSet, kind: str) -> str:
+    """Of the set, labels and latents of its test part, its tangent spaces, and the training's settings."""
+    found = hashlib.sha256(repr(TRAININGS[kind]).encode())
+    for path in (data.folder / "dataset.json", data.folder / "tangents-test" / "tangents.json"):
+        found.update(path.read_bytes())
+    # Sets of one description may differ in the network that labeled them.
+    for column in ("labels", "latents"):
+        found.update(data.load(column, "test").contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
 def trained(data: DataSet, kind: str, seed: int, folder: Path) -> nn.Module:
     """The network of a seed, trained on the training part; its weights are kept."""
     settings, limit = TRAININGS[kind]
     model = network(data.manifest.shape, data.manifest.classes, seed)
-    weights = folder / f"{kind}-{seed}-weights.safetensors"
+    own = f"{kind}-{seed}-{digest_of(data, kind)}"
+    weights = folder / f"{own}-weights.safetensors"
     if not weights.exists():
         images, labels = (data.load(column, "train", limit=limit) for column in ("images", "labels"))
-        checkpoint = folder / f"{kind}-{seed}-checkpoint.safetensors"
+        checkpoint = folder / f"{own}-checkpoint.safetensors"
         train_classifier(
             model, images, labels, replace(settings, seed=seed), checkpoint=checkpoint, progress=tell
         )
@@ -100,12 +128,12 @@ def tell(moment: object) -> None:
         print(f"epoch {getattr(moment, 'epoch', 0) + 1}: {moment}", file=sys.stderr, flush=True)
 
 
-def measured(data: DataSet, model: nn.Module, count: int) -> Cell:
+def measured(data: DataSet, model: nn.Module, count: int, convention: str) -> Cell:
     """Fractions (M, n), those in another image's space, and what the network gets right."""
     images, labels = (data.load(column, "test") for column in ("images", "labels"))
     images = images.float()
     basis = open_tangents(data.folder / "tangents-test")
-    found: Alignment = vd.measure_alignment(model, images[:count], basis[:count])
+    found: Alignment = vd.measure_alignment(model, images[:count], basis[:count], convention=convention)
     # The same change of the picture, whatever its size: l2 norms grow with the side.
     attack = RobustnessSettings("l2", images.shape[-1] / 32, restarts=2)
     withstood = robust_accuracy(model, images[:ATTACKED], labels[:ATTACKED], attack)
@@ -161,23 +189,36 @@ def summary(kind: str, cells: Sequence[Cell]) -> str:
     )
 
 
-def page(data: DataSet, kinds: Sequence[str], seeds: int, images: int, folder: Path) -> str:
+@dataclass(frozen=True)
+class Asked:
+    """What the options ask for."""
+
+    kinds: Sequence[str]
+    seeds: int
+    images: int
+    convention: str
+
+
+def page(data: DataSet, asked: Asked, folder: Path) -> str:
     """Everything, as Markdown."""
+    seeds, images, convention = asked.seeds, asked.images, asked.convention
     rows: list[list[str]] = []
     lines: list[str] = []
-    for kind in kinds:
+    for kind in asked.kinds:
         cells = []
         for seed in range(seeds):
 
             def make(kind: str = kind, seed: int = seed) -> Cell:
-                return measured(data, trained(data, kind, seed, folder), images)
+                return measured(data, trained(data, kind, seed, folder), images, convention)
 
-            cells.append(kept(folder / f"{kind}-{seed}-{images}.safetensors", make))
+            own = f"{kind}-{seed}-{digest_of(data, kind)}-{images}-{convention}"
+            cells.append(kept(folder / f"{own}.safetensors", make))
         rows += rows_of(kind, cells)
         lines += [summary(kind, cells), *claims(kind, cells)]
     over = f"mean of {seeds} seeds"
     head = ["training", "method", over, "range over seeds", "99 % interval, seed 0", "other image"]
-    return table(head, rows) + "\n\n" + "\n".join(lines)
+    told = f"The methods have the paper's settings for {convention}."
+    return table(head, rows) + f"\n\n{told}\n\n" + "\n".join(lines)
 
 
 def main() -> None:
@@ -190,10 +231,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--convention", choices=list(load_recipe().sets), help="default: by the set")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     data = open_data_set(options.set)
-    print(page(data, options.training or ["plain"], options.seeds, options.images, options.out))
+    convention = options.convention or convention_of(data)
+    asked = Asked(options.training or ["plain"], options.seeds, options.images, convention)
+    print(page(data, asked, options.out))
 
 
 if __name__ == "__main__":

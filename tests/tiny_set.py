@@ -26,9 +26,9 @@ class Sign(nn.Module):
         return torch.stack([score, -score], dim=1)
 
 
-def tiny_set(folder):
+def tiny_set(folder, labeller=None):
     """40 images to train on, 8 to test on, with the tangent spaces of the latter."""
     settings = DataSetSettings(parts=(("train", 40), ("test", 8)))
-    found = generate_data_set(folder, Decoder(), Sign(), 2, settings)
+    found = generate_data_set(folder, Decoder(), labeller or Sign(), 2, settings)
     store_data_tangents(found, Decoder(), "test")
     return found

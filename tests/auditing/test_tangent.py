@@ -10,7 +10,7 @@ from linear_manifold import SHAPE, Linear, decode
 from veridical.auditing import audit
 from veridical.auditing import tangent as module
 from veridical.auditing.tangent import open_manifold, put_on_manifold
-from veridical.manifold import FitSettings, RandomFraction, fit_manifold, save_manifold
+from veridical.manifold import FitSettings, RandomFraction, TangentSettings, fit_manifold, save_manifold
 from veridical.records import RecordError, read_arrays, read_run, read_scores
 
 BLACK, WHITE = (-1.0, -2.0, 0.0), (1.0, 2.0, 4.0)
@@ -192,6 +192,24 @@ def test_spaces_that_do_not_fit_into_memory_are_refused(network, images, monkeyp
     monkeypatch.setattr(module, "MOST_BYTES", 4 * 5 * 3 * 432 - 1)
     decoder = Linear(3)
     with pytest.raises(ValueError, match="GiB for 5 images and k = 3; audit fewer images"):
+        on((decoder, decoder.encode), network, images)
+
+
+def test_a_space_that_takes_more_than_the_usual_memory_is_computed_or_refused_at_once(
+    network, images, monkeypatch
+):
+    decoder = Linear(3)
+    usual = on((decoder, decoder.encode), network, images)
+    assert usual.max_bytes == 2**28
+    # As if the usual were half of what one image needs: it is raised to that.
+    monkeypatch.setattr(
+        module, "TangentSettings", lambda **options: TangentSettings(**{"max_bytes": 30_000} | options)
+    )
+    found = on((decoder, decoder.encode), network, images)
+    assert found.max_bytes > 5 * 8 * 3 * 432 and torch.equal(found.rank, usual.rank)
+    torch.testing.assert_close(found.basis, usual.basis)
+    monkeypatch.setattr(module, "MOST_BYTES", 5 * 8 * 3 * 432)
+    with pytest.raises(ValueError, match="one tangent space is computed in at most .* for k = 3"):
         on((decoder, decoder.encode), network, images)
 
 

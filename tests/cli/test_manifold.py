@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from veridical.cli.main import app
@@ -246,6 +247,76 @@ def test_a_data_set_is_generated_with_a_labeller_of_its_own(recipes, published, 
     assert torch.equal(open_data_set("other").load("images"), data.load("images"))
 
 
+def test_another_manifold_than_the_recipe_s_is_told(recipes, published, tmp_path):
+    source = write_idx(tmp_path / "idx")
+    options = ("--images", source, "--parts", "test=4")
+    same = call(*GENERATE, "--manifold", "published", "--out", "set", *options)
+    assert same.exit_code == 0 and "note:" not in same.stderr
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(TCVAE(3, 1, 8).state_dict(), tmp_path / "other.pt")
+    other = call(*GENERATE, "--manifold", "other.pt", "--out", "other", *options)
+    assert other.exit_code == 0, other.output
+    expected = "note: small is drawn from tiny (k = 2 for 1 x 8 x 8 images), this manifold has k = 3 for"
+    assert expected in other.stderr
+
+
+def test_letters_at_128_pixels_by_their_recipe(published, tmp_path, monkeypatch):
+    """26 classes, numbered from 1 as EMNIST's letters are, by the paper's labeling network."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(TCVAE(10, 1, 32).state_dict(), tmp_path / "letters.pt")
+    labels = np.arange(52) % 26 + 1
+    letters = {"images": pixels(52, 28, 1), "labels": labels}
+    np.savez(tmp_path / "letters.npz", **letters)
+    options = ("generate", "--recipe", "emnist128", "--manifold", "letters.pt", "--labeller-epochs", 1)
+    monkeypatch.setattr("veridical.cli.manifold_generate.Bordt2023Labeller", few_parameters)
+    result = call(*options, "--images", "letters.npz", "--parts", "test=3", "--out", "set")
+    assert result.exit_code == 0, result.output
+    data = open_data_set("set")
+    assert data.manifest.shape == (1, 128, 128) and data.manifest.classes == 26
+    assert data.manifest.precision == "float16" and int(data.load("labels").max()) < 26
+    # Digits and letters: more classes than the network has.
+    np.savez(tmp_path / "both.npz", images=pixels(54, 28, 1), labels=np.arange(54) % 27)
+    more = call(*options, "--images", "both.npz", "--parts", "test=3", "--out", "other")
+    assert more.exit_code == 2 and "expected labels" in more.stderr, more.output
+
+
+def few_parameters(seed, channels, classes):
+    """In place of a network of five million parameters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(16 * channels, classes))
+
+
+def test_images_without_labels_are_fitted_and_train_no_labeller(recipes, published, tmp_path):
+    np.savez(tmp_path / "a.npz", images=pixels())
+    folder = write_idx(tmp_path / "idx")
+    (folder / "train-labels-idx1-ubyte").unlink()
+    flat = write_flat(tmp_path / "flat")
+    with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
+        for file in sorted(flat.iterdir()):
+            archive.write(file, file.name)
+    np.savez(tmp_path / "gaps.npz", images=pixels(), labels=np.arange(12) % 2 * 5)
+    for name in ("a.npz", "idx", "flat.zip", "gaps.npz"):
+        result = call("fit", "--images", name, "--recipe", "tiny", "--out", f"m-{name}", "--epochs", 1)
+        assert result.exit_code == 0, result.output
+        told = json.loads((tmp_path / f"m-{name}" / "manifold.json").read_text())
+        assert told["about"]["images"]["n"] == 12
+    drawn = call(*GENERATE, "--manifold", "published", "--images", "a.npz", "--out", "set")
+    assert drawn.exit_code == 2 and "images of at least two classes in a.npz, got all" in drawn.stderr
+
+
+def test_parts_of_different_classes_are_not_mixed(recipes, tmp_path):
+    shown = pixels(6, 8, 1)[..., 0]
+    labels = {"train_labels": [0, 1, 2, 0, 1, 2], "test_labels": [1, 2, 1, 2, 1, 2]}
+    np.savez(tmp_path / "a.npz", train_images=shown, test_images=shown, **labels)
+    assert call("fit", "--images", "a.npz", "--recipe", "plain", "--out", "m").exit_code == 0
+    result = call("reconstruct", "--manifold", "m", "--images", "a.npz", "--out", "set")
+    assert result.exit_code == 2 and "parts of the same classes, got 0, 1, 2 and 1, 2" in result.stderr
+
+
 def test_reconstructions_keep_the_parts_of_the_source(recipes, tmp_path):
     source = write_idx(tmp_path / "idx", size=8)
     assert call("fit", "--images", source, "--recipe", "plain", "--out", "m").exit_code == 0
@@ -258,6 +329,17 @@ def test_reconstructions_keep_the_parts_of_the_source(recipes, tmp_path):
     assert (tmp_path / "set" / "tangents-all").is_dir()
     drawn = call(*GENERATE, "--manifold", "m", "--images", source, "--out", "other")
     assert drawn.exit_code == 2 and "`veridical manifold reconstruct`" in drawn.stderr
+
+
+def test_the_memory_of_tangent_spaces_is_bounded_and_may_be_raised(recipes, tmp_path):
+    source = write_idx(tmp_path / "idx", size=8)
+    assert call("fit", "--images", source, "--recipe", "plain", "--out", "m").exit_code == 0
+    options = ("reconstruct", "--manifold", "m", "--images", source, "--out", "set", "--tangents", "test")
+    small = call(*options, "--memory-gib", 1e-5)
+    assert small.exit_code == 2 and "--memory-gib to 0.01)" in small.stderr, small.output
+    assert call(*options, "--memory-gib", 0.01).exit_code == 0
+    none = call(*options, "--memory-gib", 0)
+    assert none.exit_code == 2 and "expected --memory-gib above 0, got 0" in none.stderr
 
 
 @pytest.mark.parametrize(

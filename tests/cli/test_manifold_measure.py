@@ -96,6 +96,54 @@ def test_the_networks_of_a_training_have_a_row_each(data, tmp_path):
         assert one["accuracy"] == accuracy(networks(seed), images, labels).share
 
 
+def test_every_image_and_every_number_of_directions_are_told(data, tmp_path):
+    options = ("--methods", "gradient", "--by-k", "--out", "found.json")
+    result = call("set", *MODEL, "--weights", "steps/step-00000001.safetensors", *options)
+    assert result.exit_code == 0, result.output
+    images = data.load("images", "test")
+    found = vd.measure_alignment(networks(1), images, open_tangents("set/tangents-test")[:], ["gradient"])
+    (one,) = json.loads((tmp_path / "found.json").read_text())["networks"]
+    assert one["fractions"]["gradient"] == pytest.approx(found.of("gradient").tolist(), abs=1e-6)
+    means = [(each.estimate, random) for each, random in found.mean_by_k("gradient")]
+    assert one["by_k"]["gradient"] == pytest.approx([mean for mean, _ in means], abs=1e-6)
+    assert one["random_by_k"] == [random for _, random in means] and means[0] < means[1]
+    head, _, first, second = result.stdout.strip().split("\n\n")[1].splitlines()
+    assert head == "| k step-00000001 | `gradient` | random |"
+    assert first.startswith(f"| 1 | {means[0][0]:.3f} (") and second.startswith(f"| 2 | {means[1][0]:.3f} (")
+
+
+def test_an_image_without_a_fraction_is_null(data, tmp_path, monkeypatch):
+    zero = {name: torch.zeros_like(value).numpy() for name, value in networks(0).state_dict().items()}
+    write_arrays(tmp_path / "zero.safetensors", zero)
+    options = ("--methods", "gradient", "--limit", 3, "--out", "found.json")
+    assert call("set", *MODEL, "--weights", "zero.safetensors", *options).exit_code == 0
+    (one,) = json.loads((tmp_path / "found.json").read_text())["networks"]
+    assert one["fractions"]["gradient"] == [None] * 3 and one["by_k"]["gradient"] == [None] * 2
+
+
+def test_the_conventions_of_a_set_of_the_paper(data, tmp_path):
+    weights = ("--weights", "steps/step-00000001.safetensors", "--limit", 5)
+    result = call("set", *MODEL, *weights, "--convention", "pneumonia", "--out", "found.json")
+    assert result.exit_code == 0, result.output
+    basis, images = open_tangents("set/tangents-test")[:5], data.load("images", "test", limit=5)
+    methods = {
+        "gradient": "gradient",
+        "smoothgrad": vd.method("smoothgrad", samples=20, noise=0.2, range=1.0),
+        "integrated-gradients": vd.method("integrated-gradients", steps=50, multiply_by_input=True),
+        "gradient-x-input": "gradient-x-input",
+    }
+    expected = vd.measure_alignment(networks(1), images, basis, methods)
+    found = vd.measure_alignment(networks(1), images, basis, convention="pneumonia")
+    assert torch.equal(found.by_k, expected.by_k) and found.methods == expected.methods
+    assert result.stdout.strip() == found.table()
+    assert json.loads((tmp_path / "found.json").read_text())["convention"] == "pneumonia"
+    assert not torch.equal(found.by_k, vd.measure_alignment(networks(1), images, basis).by_k)
+    with pytest.raises(ValueError, match="convention to be one of mnist32, mnist256, cifar10, pneumonia"):
+        vd.measure_alignment(networks(1), images, basis, convention="mnist")
+    with pytest.raises(ValueError, match="expected a convention only for the methods of the paper"):
+        vd.measure_alignment(networks(1), images, basis, ["gradient"], convention="mnist32")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,6 +155,8 @@ def test_the_networks_of_a_training_have_a_row_each(data, tmp_path):
         (("nowhere", *MODEL), "got no dataset.json"),
         (("set", "--model", "small_measured:shifted"), "takes values in [0, 1], got mean (0.5,)"),
         (("set", *MODEL, "--methods", "gradiant"), "gradient"),
+        (("set", *MODEL, "--convention", "mnist"), "convention to be one of mnist32"),
+        (("set", *MODEL, "--methods", "gradient", "--convention", "cifar10"), "leave one of them out"),
     ],
 )
 def test_mistakes_are_one_line(data, tmp_path, arguments, message):

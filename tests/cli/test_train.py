@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from tiny_set import tiny_set
 from veridical.cli.main import app
 from veridical.data import load_labeled
 from veridical.models import load_model, read_state_dict
@@ -174,3 +175,25 @@ def test_a_loss_of_nan_ends_it_with_the_reason(recipe, images, tmp_path, monkeyp
     assert result.exit_code == 2
     assert "a loss of nan in step 1 of epoch 1" in result.stderr and "no epoch ended" in result.stderr
     assert not (tmp_path / "out" / "weights.safetensors").exists()
+
+
+def test_a_data_set_with_a_known_manifold_is_trained_on(recipe, tmp_path, monkeypatch):
+    """By its parts, as the recipes of Bordt et al. need it."""
+    data = tiny_set(tmp_path / "set")
+    found = TrainingRecipe(
+        source="here",
+        network="small_of_a_set:small",
+        side=16,
+        channels=1,
+        settings=TrainingSettings(epochs=1),
+    )
+    (tmp_path / "small_of_a_set.py").write_text(NETWORK.replace("3 * 8 * 8", "256"))
+    monkeypatch.setattr("veridical.training.recipes._published", lambda: {"small": found})
+    for place in ("set", "set:train"):
+        more = () if place == "set" else ("--test", "set:test")
+        result = call("--images", place, *more, "--out", tmp_path / place.replace(":", "-"))
+        assert result.exit_code == 0, result.output
+        told = json.loads((tmp_path / place.replace(":", "-") / "training.json").read_text())
+        assert (told["images"]["train"]["n"], told["accuracy"]["n"]) == (40, 8)
+        counts = {str(index): count for index, count in enumerate(data.class_counts("train"))}
+        assert told["images"]["train"]["classes"] == counts

@@ -75,6 +75,30 @@ def test_the_recipe_s_adversary_may_be_changed(images, tmp_path):
     assert told["robust_accuracy"]["settings"]["epsilon"] == 1.0
 
 
+def test_the_budget_of_a_batch_is_shared_where_it_is_asked_for_or_in_the_recipe(images, tmp_path):
+    options = ("--adversary", "l2", "--epsilon", 2.0, "--attacked", 4)
+    done = call(images, tmp_path / "asked", *options, "--adversary-budget", "batch")
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "asked" / "training.json").read_text())
+    assert told["settings"]["adversary"]["budget"] == "batch"
+    assert told["robust_accuracy"]["settings"]["epsilon"] == 1.0
+    # The recipe's own: kept where the same norm is named, changed where it is asked for.
+    for name, more, budget in (("kept", (), "batch"), ("own", ("--adversary-budget", "image"), "image")):
+        done = call(images, tmp_path / name, *options, *more, recipe="robust")
+        assert done.exit_code == 0, done.output
+        adversary = json.loads((tmp_path / name / "training.json").read_text())["settings"]["adversary"]
+        assert (adversary["budget"], adversary["epsilon"], adversary["steps"]) == (budget, 2.0, 2)
+        assert adversary["bounds"] == []
+
+
+def test_another_norm_than_the_recipe_s_drops_no_budget_silently(images, tmp_path):
+    options = ("--adversary", "linf", "--epsilon", 0.1, "--attacked", 0)
+    done = call(images, tmp_path / "out", *options, recipe="robust")
+    assert done.exit_code == 2 and "expected --adversary-budget with --adversary linf" in done.output
+    done = call(images, tmp_path / "out", *options, "--adversary-budget", "image", recipe="robust")
+    assert done.exit_code == 0, done.output
+
+
 def test_a_plain_training_attacks_nothing_and_another_network_is_taken(images, tmp_path):
     done = call(images, tmp_path / "out", "--network", "small_gray:deeper")
     assert done.exit_code == 0, done.output
@@ -95,6 +119,9 @@ def test_steps_are_kept(images, tmp_path):
     [
         (("--adversary", "l2"), "expected --epsilon with --adversary"),
         (("--epsilon", 1.0), "expected --adversary with --epsilon"),
+        (("--adversary-budget", "batch"), "expected --adversary with --epsilon"),
+        (("--adversary", "l2", "--epsilon", 1.0, "--adversary-budget", "all"), "budget to be one of image"),
+        (("--adversary", "linf", "--epsilon", 1.0, "--adversary-budget", "batch"), "for linf, got 'batch'"),
         (("--adversary", "l1", "--epsilon", 1.0), "norm to be one of l2, linf"),
         (("--adversary", "l2", "--epsilon", 0.0), "epsilon above 0"),
         (("--attacked", -1), "--attacked of 0 or more"),

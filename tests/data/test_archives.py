@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from veridical.data import load_images, open_images
+from veridical.data import load_images, load_labeled, open_images
 from veridical.data.images import digest
 
 
@@ -221,6 +221,14 @@ def test_a_class_file_outside_is_not_read(pack):
     assert found.classes == ("cat", "dog") and "leads out" in dict(found.skipped)["../x.cls"]
 
 
-def test_an_archive_without_classes_says_what_is_missing(pack):
-    with pytest.raises(ValueError, match="outside of the folders of the classes"):
-        load_images(pack([member("1.png", png())]))
+def test_a_flat_archive_has_images_without_labels(pack):
+    found = load_images(pack([member("2.png", png(2)), member("1.png", png(1)), member("about.txt", b"x")]))
+    assert found.names == ("1.png", "2.png") and first_values(found) == [1, 2]
+    assert found.labels == () and found.classes == () and "about.txt" in dict(found.skipped)
+
+
+def test_an_image_beside_the_folders_of_the_classes_is_not_used(pack):
+    found = load_images(pack([*PETS, member("1.png", png())]))
+    assert dict(found.skipped)["1.png"] == "outside of the folders of the classes" and len(found.names) == 3
+    with pytest.raises(ValueError, match="got no usable image with a label"):
+        load_labeled(pack([member("1.png", png())]))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.data import load_labeled, parts_of
+from veridical.data import load_labeled, open_images, parts_of
 
 
 def png(color, size=(8, 8)):
@@ -239,9 +239,12 @@ def test_files_of_mnists_format(tmp_path, suffix):
     pack = gzip.compress if suffix else bytes
     images = np.arange(3 * 8 * 9).reshape(3, 8, 9)
     (tmp_path / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(idx(images)))
-    assert parts_of(tmp_path) == ()
-    (tmp_path / f"train-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(np.array([1, 0, 1]))))
     assert parts_of(tmp_path) == ("train",)
+    with pytest.raises(ValueError, match="store labels beside the array"):
+        load_labeled(tmp_path, part="train")
+    unlabeled = open_images(tmp_path)
+    assert unlabeled.labels is None and unlabeled.classes == () and len(unlabeled) == 3
+    (tmp_path / f"train-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(np.array([1, 0, 1]))))
     found = load_labeled(tmp_path, part="train", channels=1)
     assert np.array_equal(found.images[:, 0].numpy(), images.astype(np.uint8))
     assert found.labels.tolist() == [1, 0, 1]

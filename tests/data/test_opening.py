@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tiny_set import tiny_set
 from veridical.data import class_numbers, load_images, load_labeled, open_images, open_labeled, parts_of
 from veridical.data.source import draw_order
+from veridical.manifold.generative_store import store_rows
 
 
 def png(color=(1, 2, 3), size=(8, 8)):
@@ -364,3 +366,72 @@ def test_images_that_are_read_later(tmp_path, form, decoded):
         (place / later.names[0]).write_bytes(png((9, 9, 9)))
         with pytest.raises(ValueError, match="expected the image as it was before"):
             later.images[0]
+
+
+def test_an_npz_without_labels_has_images(tmp_path):
+    pixels = np.arange(3 * 8 * 9, dtype=np.uint8).reshape(3, 8, 9)
+    np.savez(tmp_path / "a.npz", images=pixels)
+    found = open_images(tmp_path / "a.npz")
+    assert found.labels is None and np.array_equal(found.arrays(channels=1).images[:, 0], pixels)
+    np.savez(tmp_path / "parts.npz", train_images=pixels, test_images=pixels[:2], test_labels=[0, 1])
+    assert parts_of(tmp_path / "parts.npz") == ("train", "test")
+    assert open_images(tmp_path / "parts.npz", "train").labels is None
+    assert open_labeled(tmp_path / "parts.npz", "test").labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="store labels beside the array"):
+        open_labeled(tmp_path / "parts.npz", "train")
+
+
+def test_labels_that_begin_with_1_keep_their_numbers_as_names(tmp_path):
+    found = open_images(arrays(tmp_path / "a.npz", labels=[2, 1, 3, 2]))
+    assert found.classes == ("1", "2", "3") and found.labels.tolist() == [1, 0, 2, 1]
+    assert found.arrays(channels=1).counts == {"1": 1, "2": 2, "3": 1}
+    # Of a network that counts from 0 they mean its classes 1 to 3, of one with three classes all in order.
+    assert class_numbers(found.classes, None, 4)[0] == (1, 2, 3)
+    assert class_numbers(found.classes, None, 3)[0] == (0, 1, 2)
+
+
+@pytest.fixture
+def generated(tmp_path):
+    """A data set with a known manifold, and one without parts whose images have two channels."""
+    data = tiny_set(tmp_path / "set")
+    shown = torch.arange(6 * 2 * 64).view(6, 2, 8, 8).float() / 1000
+    manifest = data.manifest.model_copy(
+        update={"parts": (("all", 6),), "shape": (2, 8, 8), "chunk": 4, "approach": "reconstructive"}
+    )
+    rows = {"images": shown, "labels": torch.arange(6) % 2, "latents": shown[:, 0, 0, :2].contiguous()}
+    rows["position"] = torch.arange(6) + 1
+
+    def blocks(position):
+        yield {name: value[position:] for name, value in rows.items()}
+
+    return data, store_rows(tmp_path / "whole", manifest, blocks, None)
+
+
+def test_a_data_set_with_a_known_manifold_is_read(generated, tmp_path):
+    data, whole = generated
+    assert parts_of(tmp_path / "set") == ("train", "test")
+    found = open_labeled(f"{tmp_path / 'set'}:test")
+    assert found.names[0] == "test-0" and found.classes == ("0", "1")
+    read = found.arrays(channels=1)
+    assert torch.equal(read.labels, data.load("labels", "test"))
+    assert torch.equal(read.images, (255 * data.load("images", "test").clamp(0, 1)).round().byte())
+    assert len(open_images(tmp_path / "set")) == 8 and len(open_images(tmp_path / "set", "train")) == 40
+    # Over the end of a file; no gray or RGB.
+    assert parts_of(tmp_path / "whole") == ()
+    several = open_images(tmp_path / "whole")
+    assert several.labels.tolist() == [0, 1] * 3
+    assert torch.equal(several.photographs().images[5], whole.load("images")[5])
+    # As another process reads them.
+    assert torch.equal(pickle.loads(pickle.dumps(several)).photographs().images[5], whole.load("images")[5])
+    with pytest.raises(ValueError, match="expected a part 'val' in .* got train, test"):
+        open_images(tmp_path / "set", "val")
+    (tmp_path / "whole" / "part-00001.safetensors").unlink()
+    with pytest.raises(ValueError, match="expected rows of a data set in .*part-00001"):
+        open_images(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", "no JSON"])
+def test_a_file_of_this_name_by_another_program_is_not_looked_at(tmp_path, content):
+    write(tmp_path / "folder", "a.png")
+    (tmp_path / "folder" / "dataset.json").write_text(content)
+    assert open_images(tmp_path / "folder").names == ("a.png",)

@@ -181,6 +181,15 @@ def test_tangent_spaces_are_those_of_the_latents(tmp_path, side):
         store_data_tangents(data, other, "test")
 
 
+def test_files_of_large_tangent_spaces_hold_fewer(tmp_path, monkeypatch):
+    data = draw(tmp_path)
+    few = store_data_tangents(data, Decoder(), "test")
+    assert few.manifest.chunk == 256
+    monkeypatch.setattr("veridical.manifold.generative._FILE_BYTES", 7 * 2 * 2 * 16)
+    large = store_data_tangents(data, Decoder(), "train")
+    assert large.manifest.chunk == 7 and len(large) == 50
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

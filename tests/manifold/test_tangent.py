@@ -361,3 +361,84 @@ def test_orthonormal_rows_are_signed_by_the_matrix() -> None:
     torch.testing.assert_close(rows[0, 0], torch.eye(5).double()[3])
     torch.testing.assert_close(rows[0, 1], -torch.eye(5).double()[1])
     assert values.tolist() == [[3.0, 2.0]] and rank.tolist() == [2]
+
+
+class Generator(nn.Module):
+    """As of a GAN: noise (N, k, 1, 1), transposed convolutions, batch normalization, tanh."""
+
+    def __init__(self, latents=4):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(latents, 6, 4, 1, 0, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(6, 4, 4, 2, 1, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(4, 3, 4, 2, 1, bias=False), nn.Tanh(),
+        )  # fmt: skip
+
+    def forward(self, z):
+        return self.layers(z)
+
+
+class Sampler:
+    """As of latent diffusion: deterministic steps on a latent (N, 1, 2, 2), which is decoded at the end."""
+
+    def __init__(self, steps=4):
+        self.steps = steps
+        self.noise = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.SiLU(), nn.Conv2d(5, 1, 3, padding=1))
+        self.decoder = nn.Sequential(nn.Upsample(scale_factor=3), nn.Conv2d(1, 3, 3, padding=1), nn.Sigmoid())
+        for part in (self.noise, self.decoder):
+            part.double().eval()
+
+    def __call__(self, z):
+        for step in range(self.steps):
+            before, after = (0.1 + 0.9 * (step + one) / self.steps for one in (0, 1))
+            time = torch.full_like(z, before)
+            noise = self.noise(torch.cat([z, time], dim=1))
+            clean = (z - (1 - before) ** 0.5 * noise) / before**0.5
+            z = after**0.5 * clean + (1 - after) ** 0.5 * noise
+        return self.decoder(z)
+
+
+def generator():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = Generator().double()
+        found(torch.randn(64, 4, 1, 1, dtype=torch.float64))
+        return found.eval()
+
+
+def sampler():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Sampler()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "z"),
+    [(generator(), drawn(3, 4, 1, 1)), (sampler(), drawn(3, 1, 2, 2))],
+    ids=["GAN", "diffusion"],
+)
+def test_generators_of_users_have_the_range_of_their_jacobian(decoder, z):
+    spaces = tangent_spaces(decoder, z)
+    assert spaces.derivative == "forward" and spaces.rank.tolist() == [4] * 3
+    torch.testing.assert_close(spaces.images, decoder(z).detach())
+    for place in range(3):
+        one = z[place : place + 1]
+        jacobian = torch.autograd.functional.jacobian(lambda z: decoder(z)[0], one).flatten(3).squeeze(3)
+        columns = jacobian.reshape(*spaces.images.shape[1:], 4).movedim(-1, 0)
+        basis = spaces.basis[place].expand(4, -1, -1, -1, -1)
+        torch.testing.assert_close(tangent_fraction(columns, basis), torch.ones(4, dtype=torch.float64))
+        torch.testing.assert_close(
+            torch.linalg.svdvals(columns.flatten(1)), spaces.singular_values[place], rtol=1e-9, atol=1e-12
+        )
+
+
+def test_a_generator_in_training_mode_and_a_sampler_that_draws_are_refused():
+    with pytest.raises(ValueError, match=r"batch normalization in training couples them"):
+        tangent_spaces(generator().train(), drawn(3, 4, 1, 1))
+    decoder = sampler()
+
+    def noisy(z):
+        return decoder(z + 0.1 * torch.randn_like(z))
+
+    with pytest.raises(ValueError, match="expected a deterministic decoder"):
+        tangent_spaces(noisy, drawn(3, 1, 2, 2))

@@ -33,7 +33,7 @@ from veridical.manifold import (
 from veridical.manifold.decoding import check_images, check_latents, prepare
 from veridical.manifold.fitting_store import encode
 from veridical.manifold.models import ManifoldModel
-from veridical.manifold.tangent import check_prior
+from veridical.manifold.tangent import check_prior, least_bytes
 from veridical.values import Explainer
 
 Latents = Tensor | Callable[[Tensor], Tensor]
@@ -46,7 +46,8 @@ with latents."""
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 
 MOST_BYTES = 2**31
-"""Of all tangent spaces, which are kept in memory in single precision while methods are measured."""
+"""Of all tangent spaces, which are kept in memory in single precision while methods are measured; and of what
+is needed to compute one of them."""
 
 FAR, FEW_KEPT = 0.5, 0.8
 """A manifold is called bad where the median reconstruction error is at least the one, or the share of images
@@ -68,6 +69,7 @@ class OnManifold:
         kept: BoolTensor (N,), whether the network predicts the same class.
         source: where the manifold comes from, in words.
         settings: what the results depend on, for `run.json`.
+        max_bytes: see `TangentSettings`; at least what one image needs.
     """
 
     decoder: Decoder = field(repr=False)
@@ -77,10 +79,12 @@ class OnManifold:
     kept: Tensor
     source: str
     settings: dict[str, Any]
+    max_bytes: int
 
     @cached_property
     def _spaces(self) -> tuple[Tensor, Tensor]:
-        chunks = tangent_chunks(self.decoder, self.latents, TangentSettings(prior="none"))
+        settings = TangentSettings(prior="none", max_bytes=self.max_bytes)
+        chunks = tangent_chunks(self.decoder, self.latents, settings)
         kept = [(one.basis.float(), one.rank) for one in chunks]
         return torch.cat([basis for basis, _ in kept]), torch.cat([rank for _, rank in kept])
 
@@ -168,17 +172,20 @@ def put_on_manifold(
         raise _other_size(shape, f"images of {prepared.shape}")
     _check_memory(latents, images)
     check_prior(decoder, latents, TangentSettings())
+    scaled = _in_units(decoder, low, width) if bounds is not None else decoder
+    needed = _needed_for_one(scaled, latents)
     with torch.no_grad():
         parts = [check_images(decoder(part), len(part), shape) for part in latents.split(_BATCH)]
         points = low + width * torch.cat(parts).to(images)
     return OnManifold(
-        decoder=_in_units(decoder, low, width) if bounds is not None else decoder,
+        decoder=scaled,
         latents=latents,
         points=points,
         errors=_errors(points, images),
         kept=_predicted(model, points) == _predicted(model, images),
         source=source,
         settings={"manifold": _digest(found)},
+        max_bytes=max(TangentSettings().max_bytes, needed),
     )
 
 
@@ -290,6 +297,20 @@ def _check_memory(latents: Tensor, images: Tensor) -> None:
             f"for {len(images)} images and k = {latents[0].numel()}; audit fewer images (a smaller preset), "
             "or take a manifold with fewer latent values"
         )
+
+
+def _needed_for_one(decoder: Decoder, latents: Tensor) -> int:
+    """The memory that the computation of one tangent space takes."""
+    directions = latents[0].numel()
+    prepared = prepare(decoder, latents, None)
+    needed = least_bytes(prepared, directions)
+    if needed > MOST_BYTES:
+        raise ValueError(
+            f"expected a manifold of which one tangent space is computed in at most {MOST_BYTES / 2**30:g} "
+            f"GiB, got {needed / 2**30:.1f} GiB for k = {directions} and images of {prepared.shape}; take "
+            "one with fewer latent values, or of smaller images"
+        )
+    return needed
 
 
 def _units(images: Tensor, bounds: Bounds | None) -> tuple[Tensor, Tensor]:

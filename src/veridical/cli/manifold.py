@@ -77,7 +77,7 @@ def fit(  # noqa: PLR0913 - the options of a command line are its parameters
         if wanted is not None:
             settings.model(found.channels, wanted, wanted)  # refuses what cannot be, before images are read
         choice = Choice(limit, settings.seed, max_broken)
-        source = read_images(images, wanted, found.channels, choice=choice)
+        source = read_images(images, wanted, found.channels, choice=choice, labeled=False)
         began = perf_counter()
         fitted = on_cpu(_fitted(source, settings, out, place))
         save_manifold(out, fitted, _about(recipe, found, source, perf_counter() - began))

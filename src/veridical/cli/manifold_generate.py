@@ -1,5 +1,6 @@
 """`veridical manifold generate` and `reconstruct`: images whose manifold is known."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from veridical.manifold import (
     DataSetSettings,
     ManifoldModel,
     data_set_recipe,
+    fit_recipe,
     generate_data_set,
     labeller_settings,
     load_manifold,
@@ -51,6 +53,7 @@ Manifold = Annotated[
 Tangents = Annotated[
     str | None, typer.Option("--tangents", help="Store the tangent spaces of this part too, or of all.")
 ]
+MemoryGib = Annotated[float, typer.Option("--memory-gib", help="What the computation of --tangents may use.")]
 Parts = Annotated[
     str | None, typer.Option("--parts", help="Instead of the recipe's: train=60000,test=10000.")
 ]
@@ -84,6 +87,7 @@ def generate(  # noqa: PLR0913 - the options of a command line are its parameter
     labeller_epochs: Annotated[int | None, typer.Option("--labeller-epochs", help="Instead of 5.")] = None,
     parts: Parts = None,
     tangents: Tangents = None,
+    memory_gib: MemoryGib = 0.25,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws and of the labeller.")] = 0,
     device: Device = "cpu",
 ) -> None:
@@ -95,11 +99,13 @@ def generate(  # noqa: PLR0913 - the options of a command line are its parameter
         found = data_set_recipe(recipe)
         settings = _settings(found, parts, seed)
         _check_tangents(tangents, settings)
+        max_bytes = _bytes(memory_gib)
         if labeller_weights is None and images is None:
             raise ValueError(
                 "expected --labeller-weights, or --images to train a labeller on, got neither; give one"
             )
         surface, place = _surface(manifold), find_device(device)
+        _tell_other_manifold(recipe, found, surface)
         if not isinstance(surface.model, TCVAE):
             raise ValueError(
                 "expected a manifold with a prior to draw from, got an autoencoder; `veridical manifold "
@@ -117,16 +123,17 @@ def generate(  # noqa: PLR0913 - the options of a command line are its parameter
             data = generate_data_set(
                 out, surface.model.decoder, network, surface.latents, settings, _told(bar, "images")
             )
-        _finish(data, surface, tangents)
+        _finish(data, surface, tangents, max_bytes)
 
 
 @app.command("reconstruct")
-def reconstruct(
+def reconstruct(  # noqa: PLR0913 - the options of a command line are its parameters
     manifold: Manifold,
     images: ImagesPath,
     out: Out,
     side: Side = None,
     tangents: Tangents = None,
+    memory_gib: MemoryGib = 0.25,
     device: Device = "cpu",
 ) -> None:
     """Make a data set of real images' reconstructions, with the labels of the images.
@@ -137,10 +144,12 @@ def reconstruct(
     with one_line_errors(f"interrupted; the same command goes on in {out}"):
         surface, place = _surface(manifold), find_device(device)
         check_place(out)
+        max_bytes = _bytes(memory_gib)
         torch.set_flush_denormal(True)
         parts = parts_of(images)
         wanted = surface.side if side is None else side
         found = [read_images(images, wanted, surface.channels, part) for part in parts or (None,)]
+        _check_alike(found)
         settings = DataSetSettings(
             parts=tuple((part, len(one)) for part, one in zip(parts or ("all",), found, strict=True))
         )
@@ -155,7 +164,7 @@ def reconstruct(
                 settings,
                 _told(bar, "images"),
             )
-        _finish(data, surface, tangents)
+        _finish(data, surface, tangents, max_bytes)
 
 
 def _settings(recipe: DataSetRecipe, parts: str | None, seed: int) -> DataSetSettings:
@@ -175,6 +184,12 @@ def _check_tangents(part: str | None, settings: DataSetSettings) -> None:
     known = [name for name, _ in settings.parts] + ["all"]
     if part is not None and part not in known:
         raise ValueError(f"expected --tangents of one of {', '.join(known)}, got {part!r}; choose one")
+
+
+def _bytes(memory_gib: float) -> int:
+    if not (memory_gib > 0 and math.isfinite(memory_gib)):
+        raise ValueError(f"expected --memory-gib above 0, got {memory_gib:g}; 0.25 is usual")
+    return max(1, int(memory_gib * 2**30))
 
 
 def _surface(spec: str) -> Surface:
@@ -225,6 +240,12 @@ def _train_labeller(
     settings = replace(labeller_settings(), seed=seed)
     settings = settings if epochs is None else replace(settings, epochs=epochs)
     train, held = _split(images, surface, seed)
+    _check_alike([train, held])
+    if len(train.classes) < 2:
+        raise ValueError(
+            f"expected images of at least two classes in {images}, got {', '.join(train.classes)}; a "
+            "labeller is trained on labeled images"
+        )
     if len(train) % settings.batch == 1:
         # Batch normalization cannot take a last batch of one image.
         train = train.subset(len(train) - 1, seed)
@@ -252,18 +273,45 @@ def _split(images: str, surface: Surface, seed: int) -> tuple[LabeledImages, Lab
     return train.split(HELD_OUT, seed)
 
 
+def _check_alike(parts: list[LabeledImages]) -> None:
+    """Labels are numbers: they mean the same in all parts only where these have the same classes."""
+    first = parts[0].classes
+    for other in (one.classes for one in parts if one.classes != first):
+        raise ValueError(
+            f"expected parts of the same classes, got {', '.join(first)} and {', '.join(other)}; label all "
+            "parts alike"
+        )
+
+
+def _tell_other_manifold(name: str, recipe: DataSetRecipe, surface: Surface) -> None:
+    """Say where the manifold has another form than the one that the recipe is made for."""
+    usual = fit_recipe(recipe.fit)
+    forms = [
+        f"k = {latents} for {channels} x {side} x {side} images"
+        for latents, channels, side in (
+            (usual.settings.latents, usual.channels, usual.side),
+            (surface.latents, surface.channels, surface.side),
+        )
+    ]
+    if forms[0] != forms[1]:
+        typer.echo(
+            f"note: {name} is drawn from {recipe.fit} ({forms[0]}), this manifold has {forms[1]}", err=True
+        )
+
+
 def _told(bar: Callable[[int, int, str], None], words: str) -> Callable[[int, int], None]:
     return lambda done, total: bar(done, total, words)
 
 
-def _finish(data: DataSet, surface: Surface, tangents: str | None) -> None:
+def _finish(data: DataSet, surface: Surface, tangents: str | None, max_bytes: int) -> None:
     """Store tangent spaces where they are asked for, and say what there is."""
     manifest = data.manifest
     if tangents is not None:
         part = None if tangents == "all" and "all" not in data.parts else tangents
         with progress_bar() as bar:
+            told = _told(bar, "tangent spaces")
             stored = store_data_tangents(
-                data, surface.model.decoder, part, progress=_told(bar, "tangent spaces")
+                data, surface.model.decoder, part, progress=told, max_bytes=max_bytes
             )
         typer.echo(
             f"tangent spaces: {len(stored)} in {stored.folder}, rank {int(stored.rank.min())} to "

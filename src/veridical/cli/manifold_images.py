@@ -1,5 +1,6 @@
 """Images for a manifold: of every form, with or without labels, brought to one size."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,13 @@ from veridical.data import ImageSource, LabeledImages, open_images, parts_of
 
 
 def read_images(
-    place: str | Path, side: int | None, channels: int, part: str | None = None, choice: Choice | None = None
+    place: str | Path,
+    side: int | None,
+    channels: int,
+    part: str | None = None,
+    *,
+    choice: Choice | None = None,
+    labeled: bool = True,
 ) -> LabeledImages:
     """The images of a place, brought to a size; what could not be used is named on stderr.
 
@@ -22,6 +29,7 @@ def read_images(
         channels: 1 or 3.
         part: of a source that has parts; None for the part "train".
         choice: which of the images; None for all.
+        labeled: whether labels matter; without, they may have gaps and only spread the choice.
 
     Raises:
         FileNotFoundError: there is nothing of this name.
@@ -29,9 +37,11 @@ def read_images(
     """
     chosen = choice or Choice()
     chosen.check()
-    source = _opened(place, part or "train")
+    source = chosen.of(_opened(place, part or "train"))
+    if not labeled:
+        source = replace(source, labels=None, classes=())
     # Arrays are scaled as the published code does it, without cutting.
-    found = chosen.of(source).arrays(None if source.one_size else side, channels, chosen.max_broken)
+    found = source.arrays(None if source.one_size else side, channels, chosen.max_broken)
     tell_skipped(found.skipped)
     images = found.images if side is None else bilinear(found.images, side)
     changed = found.resized or (len(images) if images.shape != found.images.shape else 0)

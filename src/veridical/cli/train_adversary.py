@@ -17,11 +17,19 @@ from veridical.training import (
     robust_accuracy,
 )
 
+Norms = Literal["l2", "linf"]
 Norm = Annotated[
     str | None, typer.Option("--adversary", help="l2 or linf: train on images that PGD has changed.")
 ]
 Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Largest norm of the change of an image.")]
 Steps = Annotated[int | None, typer.Option("--adversary-steps", help="Gradient steps of the adversary.")]
+BudgetOf = Annotated[
+    str | None,
+    typer.Option(
+        "--adversary-budget",
+        help="image: every image has --epsilon of its own; batch (l2): all images of a batch share it.",
+    ),
+]
 Attack = Annotated[
     str, typer.Option("--attack", help="For the robust accuracy: pgd, or strong (the extra `robustness`).")
 ]
@@ -37,6 +45,7 @@ class AdversaryOptions:
     norm: str | None
     epsilon: float | None
     steps: int | None
+    budget: str | None
     attack: str
     attacked: int
 
@@ -46,18 +55,28 @@ class AdversaryOptions:
         Raises:
             ValueError: if an option lacks another, or is out of range.
         """
+        given = {"epsilon": self.epsilon, "steps": self.steps, "budget": self.budget}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         own = settings.adversary
-        if self.norm is not None:
-            if self.epsilon is None:
-                raise ValueError("expected --epsilon with --adversary, got none; give the largest change")
-            own = Adversary(norm=cast(Literal["l2", "linf"], self.norm), epsilon=self.epsilon)
-        elif own is None and (self.epsilon is not None or self.steps is not None):
-            raise ValueError("expected --adversary with --epsilon and --adversary-steps, got none; add it")
-        if own is None:
-            return settings
-        epsilon = own.epsilon if self.epsilon is None else self.epsilon
-        steps = own.steps if self.steps is None else self.steps
-        return replace(settings, adversary=replace(own, epsilon=epsilon, steps=steps))
+        if self.norm is not None and (own is None or own.norm != self.norm):
+            self._check_new(own)
+            return replace(settings, adversary=Adversary(norm=cast(Norms, self.norm), **changes))
+        if own is None and changes:
+            raise ValueError(
+                "expected --adversary with --epsilon, --adversary-steps and --adversary-budget, got none; "
+                "add it"
+            )
+        return settings if own is None else replace(settings, adversary=replace(own, **changes))
+
+    def _check_new(self, own: Adversary | None) -> None:
+        """An adversary of another norm than the recipe's takes nothing from it, which must be said."""
+        if self.epsilon is None:
+            raise ValueError("expected --epsilon with --adversary, got none; give the largest change")
+        if own is not None and own.budget == "batch" and self.budget is None:
+            raise ValueError(
+                f"expected --adversary-budget with --adversary {self.norm}, got none for a recipe whose "
+                "images share a budget; give image or batch"
+            )
 
     def robustness(self, settings: TrainingSettings) -> RobustnessSettings | None:
         """How robust accuracy is measured: within what one image had in the training; None for not at all.

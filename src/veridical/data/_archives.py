@@ -1,4 +1,4 @@
-"""An archive of labeled images: one folder a class, or each image with its class in a file beside it."""
+"""An archive of images: one folder a class, each with its class in a file beside it, or without labels."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ def archive(path: Path) -> ImageSource:
     """The images of an archive with their classes.
 
     The folder that holds an image is its class. Where there is a .cls file, as in the shards of WebDataset,
-    an image's class is the text of the .cls file of the same name instead.
+    an image's class is the text of the .cls file of the same name instead. Where every image is directly
+    inside the archive there are no labels.
 
     Raises:
         ValueError: the archive is damaged, or folders of one name are in several places.
@@ -38,14 +39,17 @@ def archive(path: Path) -> ImageSource:
     else:
         images, owners = found, {name: PurePosixPath(name).parent.name for name in found}
     reasons = {
-        name: _leads_out(name) or not_an_image(name) or _too_large(size)
-        or ("" if owners.get(name) else _UNNAMED if written else _OUTSIDE)
-        for name, size in images.items()
-    }  # fmt: skip
+        name: _leads_out(name) or not_an_image(name) or _too_large(size) for name, size in images.items()
+    }
+    flat = not written and not any(owners[name] for name, reason in reasons.items() if not reason)
+    missing = _UNNAMED if written else "" if flat else _OUTSIDE
+    reasons = {name: reason or ("" if owners.get(name) else missing) for name, reason in reasons.items()}
     names = tuple(name for name, reason in reasons.items() if not reason)
     if not written:
         _check_one_level(path, names)
     ignored = [*packed.refused, *((name, reason) for name, reason in reasons.items() if reason)]
+    if flat and names:
+        return ImageSource(str(path), names, ArchiveReader(path, names, packed), ignored=tuple(ignored))
     classes = by_name({owners[name] for name in owners if not _leads_out(name)} - {""})
     labels = labels_of([owners[name] for name in names], classes)
     return ImageSource(str(path), names, ArchiveReader(path, names, packed), labels, classes, tuple(ignored))

@@ -1,4 +1,4 @@
-"""Labeled images that are stored as arrays: `.npz`, and the format of MNIST's files.
+"""Images that are stored as arrays, with labels or without: `.npz`, and the format of MNIST's files.
 
 Both formats can only be read whole; no image is converted before it is asked for.
 """
@@ -20,7 +20,8 @@ from veridical.data.images import Picture, digest
 from veridical.data.source import ImageSource
 
 PARTS = ("train", "val", "test")
-Arrays = tuple[NDArray[Any], NDArray[Any]]
+Arrays = tuple[NDArray[Any], NDArray[Any] | None]
+"""Images, and labels where there are any."""
 
 NPZ_NAMES: dict[str | None, tuple[str, str]] = {
     None: ("images", "labels"),
@@ -52,25 +53,26 @@ def array_parts(source: Path) -> tuple[str, ...]:
         ValueError: an `.npz` file is damaged.
     """
     if source.is_dir():
-        return tuple(
-            part for part, files in IDX_FILES.items() if all(_idx_file(source, one) for one in files)
-        )
+        return tuple(part for part, (images, _) in IDX_FILES.items() if _idx_file(source, images))
     found = _npz_names(source)
-    return tuple(part for part, names in NPZ_NAMES.items() if part is not None and found.issuperset(names))
+    return tuple(part for part, (images, _) in NPZ_NAMES.items() if part is not None and images in found)
 
 
 def array_source(source: Path, part: str | None) -> ImageSource:
-    """The images of a part with their labels, which are the names of the classes.
+    """The images of a part; their labels, where there are any, are the names of the classes.
 
     Raises:
-        ValueError: there is no such part, a file is damaged, or the arrays are no labeled images.
+        ValueError: there is no such part, a file is damaged, or the arrays are no images, or no labels.
     """
     images, labels = _checked(source, part)
     digits = len(str(len(images) - 1))
     names = tuple(f"{part or 'image'}-{index:0{digits}d}" for index in range(len(images)))
-    classes = tuple(str(index) for index in range(int(labels.max()) + 1))
-
-    return ImageSource(str(source), names, ArrayReader(images), labels, classes, one_size=True)
+    if labels is None:
+        return ImageSource(str(source), names, ArrayReader(images), one_size=True)
+    # EMNIST's letters are numbered from 1.
+    first = int(labels.min())
+    classes = tuple(str(index) for index in range(first, int(labels.max()) + 1))
+    return ImageSource(str(source), names, ArrayReader(images), labels - first, classes, one_size=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +90,8 @@ class ArrayReader:
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, found
 
 
-def _checked(source: Path, part: str | None) -> tuple[NDArray[Any], Tensor]:
-    """Images uint8 (N, H, W, C) and labels LongTensor (N,)."""
+def _checked(source: Path, part: str | None) -> tuple[NDArray[Any], Tensor | None]:
+    """Images uint8 (N, H, W, C) and, where there are any, labels LongTensor (N,)."""
     images, labels = _idx(source, part) if source.is_dir() else _npz(source, part)
     if images.ndim == 3:
         images = images[..., None]
@@ -103,14 +105,18 @@ def _checked(source: Path, part: str | None) -> tuple[NDArray[Any], Tensor]:
             f"expected images as uint8 (N, H, W) or (N, H, W, C), C at most {MAX_CHANNELS}, in {source}, got "
             f"{images.dtype} {images.shape}; store them so"
         )
-    labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
-    kind = labels.dtype.kind in "ui" and labels.shape == (len(images),)
+    return images, None if labels is None else _checked_labels(source, labels, len(images))
+
+
+def _checked_labels(source: Path, labels: NDArray[Any], count: int) -> Tensor:
+    labels = labels.reshape(-1) if labels.shape == (count, 1) else labels
+    kind = labels.dtype.kind in "ui" and labels.shape == (count,)
     if not kind or int(labels.min()) < 0 or int(labels.max()) >= MAX_CLASSES:
         raise ValueError(
-            f"expected {len(images)} labels of 0 or more and less than {MAX_CLASSES} in {source}, got "
+            f"expected {count} labels of 0 or more and less than {MAX_CLASSES} in {source}, got "
             f"{labels.dtype} {labels.shape}; store one whole number for each image"
         )
-    return images, torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _no_part(source: Path, part: str | None) -> ValueError:
@@ -130,12 +136,13 @@ def _npz_names(source: Path) -> set[str]:
 
 def _npz(source: Path, part: str | None) -> Arrays:
     names = NPZ_NAMES.get(part)
-    if names is None or not _npz_names(source).issuperset(names):
+    found = _npz_names(source)
+    if names is None or names[0] not in found:
         raise _no_part(source, part)
     _check_bytes(source, names[0])
     try:
         with np.load(source, allow_pickle=False) as file:
-            return file[names[0]], file[names[1]]
+            return file[names[0]], file[names[1]] if names[1] in found else None
     except DAMAGED as error:
         raise ValueError(f"expected arrays of numbers in {source}, got {error}; save them again") from error
 
@@ -157,8 +164,8 @@ def _idx_file(folder: Path, name: str) -> Path | None:
 def _idx(folder: Path, part: str | None) -> Arrays:
     if part is None or part not in array_parts(folder):
         raise _no_part(folder, part)
-    images, labels = (_read_idx(folder, name) for name in IDX_FILES[part])
-    return images, labels
+    images, labels = IDX_FILES[part]
+    return _read_idx(folder, images), _read_idx(folder, labels) if _idx_file(folder, labels) else None
 
 
 def _read_idx(folder: Path, name: str) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from veridical.data._archives import archive
 from veridical.data._arrays import PARTS, array_parts, array_source, is_array_source
+from veridical.data._generated import data_set_parts, data_set_source, is_data_set
 from veridical.data._huggingface import hub_name, hub_source, hub_splits
 from veridical.data._packed import is_archive
 from veridical.data._tables import SUFFIXES as TABLES
@@ -18,10 +19,11 @@ from veridical.data.source import MAX_BROKEN, ImageSource
 FORMS = {
     "FOLDER": "image files directly inside, without labels",
     "FOLDER of folders": "one folder a class, named by the class or its number",
-    "FILE.zip": "one folder a class; also .tar, .tar.gz, and shards of WebDataset",
+    "FILE.zip": "one folder a class, or images without labels; also .tar, .tar.gz, and shards of WebDataset",
     "FILE.csv": "paths, and labels in a second column; also .tsv",
-    "FILE.npz": "images and labels, or train_images and train_labels, val_..., test_...",
+    "FILE.npz": "images and, if there are, labels; or train_images and train_labels, val_..., test_...",
     "FOLDER of MNIST's files": "train-images-idx3-ubyte and the other three, also with .gz",
+    "FOLDER of `veridical manifold generate`": "a data set with a known manifold, also of `reconstruct`",
     "torchvision:NAME[:PART][@FOLDER]": "a data set of torchvision in that folder (default: data)",
     "hf:NAME[:SPLIT]": "a data set of Hugging Face: of the hub, a folder or a parquet file",
 }
@@ -83,7 +85,7 @@ def parts_of(place: str | Path) -> tuple[str, ...]:
         found = hub_name(rest)
         return () if found.split else hub_splits(found)
     path, own = _existing(text)
-    return array_parts(path) if own is None and is_array_source(path) else ()
+    return _stored_parts(path) if own is None else ()
 
 
 def load_labeled(
@@ -122,12 +124,13 @@ def open_labeled(place: str | Path, part: str | None = None) -> ImageSource:
             f"expected a part without a name in {place}, got {', '.join(parts)}; name one of them"
         )
     path = Path(place)
-    folders = path.is_dir() and part is None and not is_array_source(path)
+    folders = path.is_dir() and part is None and not is_array_source(path) and not is_data_set(path)
     found = class_folders(path) if folders else open_images(place, part)
     if found.labels is None or not len(found):
         raise ValueError(
             f"expected a folder of images for each class in {place}, got no usable image with a label; put "
-            "the images of each class into a folder of its own, or write a table of paths and labels"
+            "the images of each class into a folder of its own, write a table of paths and labels, or store "
+            "labels beside the array of images"
         )
     return found
 
@@ -162,7 +165,7 @@ def _existing(text: str) -> tuple[Path, str | None]:
     """The path, and the part where ":PART" stands behind it."""
     path, part = Path(text), None
     head, colon, tail = text.rpartition(":")
-    if not path.exists() and colon and tail in PARTS:
+    if not path.exists() and colon and (tail in PARTS or tail in _stored_parts(Path(head))):
         path, part = Path(head), tail
     if not path.exists():
         raise FileNotFoundError(f"expected images, got {path}; there is nothing of this name")
@@ -175,9 +178,18 @@ def _existing(text: str) -> tuple[Path, str | None]:
     return path, part
 
 
+def _stored_parts(path: Path) -> tuple[str, ...]:
+    """The parts of a source that stores arrays; () of any other."""
+    if is_array_source(path) and path.exists():
+        return array_parts(path)
+    return data_set_parts(path) if is_data_set(path) else ()
+
+
 def _local(path: Path, part: str | None) -> ImageSource:
     if is_array_source(path):
         return array_source(path, part or _unseen(array_parts(path)))
+    if is_data_set(path):
+        return data_set_source(path, part or _unseen(data_set_parts(path)))
     if part is not None:
         raise ValueError(f"expected a source with parts for {part!r}, got {path}; name the folder of it")
     if is_archive(path) and path.is_file():

@@ -30,6 +30,9 @@ from veridical.training.settings import TrainingSettings
 BLOCK = 256
 IMAGES_BLOCK = 128
 
+# Of one file of tangent spaces, which is put together in memory.
+_FILE_BYTES, _MOST_SPACES = 2**29, 256
+
 
 @dataclass(frozen=True)
 class DataSetSettings:
@@ -73,7 +76,7 @@ class DataSetRecipe(BaseModel):
 
     Attributes:
         source: where this is said, or who chose it.
-        fit: the recipe of the manifold that it is drawn from.
+        fit: the recipe of the manifold that it is drawn from; `veridical manifold generate` tells of another.
         classes: how many the labels have.
         settings: of the set.
     """
@@ -227,7 +230,7 @@ def store_data_tangents(
         decoder: the one that it was made with, without resizing.
         part: its name; None for all rows.
         progress: called with images done and images in all.
-        options: of `store_tangents`.
+        options: of `store_tangents`; by default a file has 256 spaces, fewer where they are large.
 
     Raises:
         ValueError: see `store_tangents`; and if the decoder's images are not those of the set.
@@ -242,6 +245,8 @@ def store_data_tangents(
             f"expected the decoder that made {data.folder}, got one with another first image; pass that one"
         )
     place = data.folder / f"tangents-{part or 'all'}"
+    one = 2 * latents[0].numel() * stored.numel()
+    options.setdefault("chunk", max(1, min(_MOST_SPACES, _FILE_BYTES // one)))
     if data.manifest.approach == "generative":
         options.setdefault("prior", "none")  # they were drawn from it: a rare one may lie outside
     return store_tangents(place, call, latents.to(_place(decoder)), progress=progress, **options)

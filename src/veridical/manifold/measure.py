@@ -163,19 +163,38 @@ class Alignment:
         """
         return self._interval(self.of(method) - self.of(reference))
 
-    def mean_by_k(self, method: str) -> list[tuple[Interval, float]]:
-        """For 1 to k directions: the mean fraction with its interval, and the mean of random directions.
+    def mean_by_k(self, method: str, counts: Sequence[int] | None = None) -> list[tuple[Interval, float]]:
+        """For each number of directions: mean fraction with its interval, and the mean of random directions.
 
         An image whose space has fewer dimensions stays at its rank.
 
+        Args:
+            method: its name.
+            counts: numbers of directions; None for 1 to k, one bootstrap for each.
+
         Raises:
-            ValueError: if the method was not measured.
+            ValueError: if the method was not measured, or there are not so many directions.
         """
-        values, found = self.by_k[self._row(method)], []
-        for count in range(1, values.shape[1] + 1):
+        values = self.by_k[self._row(method)]
+        chosen = range(1, values.shape[1] + 1) if counts is None else counts
+        randoms = self.random_by_k(chosen)
+        return [
+            (self._interval(values[:, count - 1]), random)
+            for count, random in zip(chosen, randoms, strict=True)
+        ]
+
+    def random_by_k(self, counts: Sequence[int]) -> list[float]:
+        """Mean fraction of random directions in the spaces of the first so many directions.
+
+        Raises:
+            ValueError: if there are not so many directions.
+        """
+        most, found = self.by_k.shape[2], []
+        for count in counts:
+            if not 1 <= count <= most:
+                raise ValueError(f"expected 1 to {most} directions, got {count}; choose among these")
             ranks = [RandomFraction(min(int(rank), count), self.dimension) for rank in self.rank]
-            random = _mean([one.mean for one in _distinct(ranks)], ranks)
-            found.append((self._interval(values[:, count - 1]), random))
+            found.append(_mean([one.mean for one in _distinct(ranks)], ranks))
         return found
 
     def table(self) -> str:

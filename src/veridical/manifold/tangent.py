@@ -213,17 +213,23 @@ def chunk_sizes(prepared: Prepared, directions: int, max_bytes: int) -> tuple[in
     Raises:
         ValueError: if not even one direction of one image fits.
     """
-    matrices = _COPIES * 8 * directions * math.prod(prepared.shape)
+    least = least_bytes(prepared, directions)
+    if max_bytes < least:
+        raise ValueError(
+            f"expected max_bytes of at least {least}, what one image of {prepared.shape} with "
+            f"k = {directions} needs, got {max_bytes}; raise it (on the command line --memory-gib to "
+            f"{math.ceil(100 * least / 2**30) / 100:g}), or take fewer latent values"
+        )
+    matrices = least - prepared.image_bytes
     whole = matrices + directions * prepared.image_bytes
     if whole <= max_bytes:
         return max_bytes // whole, directions
-    block = (max_bytes - matrices) // prepared.image_bytes
-    if block < 1:
-        raise ValueError(
-            f"expected max_bytes of at least {matrices + prepared.image_bytes}, what one image of "
-            f"{prepared.shape} with k = {directions} needs, got {max_bytes}; raise it"
-        )
-    return 1, block
+    return 1, (max_bytes - matrices) // prepared.image_bytes
+
+
+def least_bytes(prepared: Prepared, directions: int) -> int:
+    """The smallest `max_bytes` that does for one image: five float64 matrices k x d, and one direction."""
+    return _COPIES * 8 * directions * math.prod(prepared.shape) + prepared.image_bytes
 
 
 def _chunk(prepared: Prepared, z: Tensor, block: int, settings: TangentSettings) -> TangentSpaces:
