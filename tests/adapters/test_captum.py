@@ -12,6 +12,7 @@ from networks import Residual, Sequential, images, seeded
 
 captum = pytest.importorskip("captum.attr", reason="needs captum (make peers)")
 from veridical.adapters import CaptumMethod, from_captum  # noqa: E402
+from veridical.faithfulness import default_reading, default_reduction  # noqa: E402
 
 pytestmark = [
     pytest.mark.peer,
@@ -108,6 +109,31 @@ def test_a_layer_is_found_in_a_copy_and_in_a_wrapped_model(model) -> None:
     assert smooth(model, images(), TARGET).shape == (2, 3, 8, 8)
     result = vd.cascading_randomization(model, images(), explain, steps=3)
     assert result.similarity.shape == (3, 2)
+
+
+class OwnSaliency(captum.Saliency):
+    """A subclass of the user's."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "slope"),
+    [
+        ("Saliency", {}, True),
+        ("Deconvolution", {}, True),
+        ("GuidedBackprop", {}, True),
+        (OwnSaliency, {"abs": False}, True),
+        ("IntegratedGradients", {"multiply_by_inputs": False}, True),
+        ("IntegratedGradients", {"multiply_by_inputs": True}, False),
+        ("InputXGradient", {}, False),
+        ("DeepLift", {}, False),
+        (lambda model: captum.Saliency(model), {}, False),
+    ],
+)
+def test_gradients_are_read_as_slopes(kind, options, slope) -> None:
+    explain = from_captum(kind, **options)
+    for one in (explain, vd.smoothgrad(explain)):
+        assert default_reading(one) == ("slope" if slope else "contribution")
+        assert default_reduction(one) == ("max-abs" if slope else "sum")
 
 
 def test_a_function_of_the_model_can_nest_attributions(model) -> None:

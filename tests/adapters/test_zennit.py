@@ -11,6 +11,7 @@ import veridical as vd
 from adapters.states import fingerprint
 from networks import Sequential, images, seeded
 from veridical.adapters import ZennitMethod, from_zennit
+from veridical.faithfulness import default_reading, default_reduction
 
 pytest.importorskip("torchvision", reason="needs torchvision, which Zennit imports (make peers)")
 composites = pytest.importorskip("zennit.composites", reason="needs zennit (make peers)")
@@ -93,6 +94,25 @@ def test_without_a_composite_it_is_the_gradient() -> None:
     model, explain = seeded(Sequential), from_zennit()
     assert torch.equal(explain(model, images()), vd.method("gradient")(model, images()))
     assert explain.name == "zennit.Gradient"
+
+
+@pytest.mark.parametrize(
+    ("composite", "attributor", "slope"),
+    [
+        (None, None, True),
+        (None, "SmoothGrad", True),
+        ("guided_backprop", None, True),
+        ("deconvnet", None, True),
+        (composites.BetaSmooth(beta_smooth=4.0), None, True),
+        (None, "IntegratedGradients", False),
+        ("epsilon_plus", None, False),
+        ("excitation_backprop", "SmoothGrad", False),
+    ],
+)
+def test_gradients_are_read_as_slopes(composite, attributor, slope) -> None:
+    explain = from_zennit(composite, attributor)
+    assert default_reading(explain) == ("slope" if slope else "contribution")
+    assert default_reduction(explain) == ("max-abs" if slope else "sum")
 
 
 def test_occlusion_weighs_the_logit() -> None:

@@ -48,6 +48,16 @@ def test_sensitivity_moves_each_channel_by_a_share_of_black_to_white(network, im
     torch.testing.assert_close(by_image(report, "gradient", "largest_distance"), alone.largest)
 
 
+def test_a_channel_without_a_range_stays_as_it_is(network, images):
+    bounds = ((-2.0, -1.0, 0.5), (2.0, 1.0, 0.5))
+    report = audit(network, images, methods=["gradient"], tests=["sensitivity"], bounds=bounds)
+    alone = sensitivity(
+        network, images, find_method("gradient"), target=network(images).argmax(1),
+        radius=(0.08, 0.04, 0.0), samples=QUICK.neighbors,
+    )  # fmt: skip
+    torch.testing.assert_close(by_image(report, "gradient", "sensitivity"), alone.values)
+
+
 def test_without_bounds_the_range_of_the_image_counts(images):
     image = images[0]
     assert radii(image, 0.02, None) == pytest.approx(0.02 * float(image.max() - image.min()))

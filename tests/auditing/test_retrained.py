@@ -160,6 +160,9 @@ def test_a_run_is_resumed_and_other_trainings_are_another_configuration(network,
     folder.rename(tmp_path / "moved")
     audited(network, images, tmp_path / "moved", out=tmp_path / "run", progress=told.append)
     assert {one.state for one in told} == {"reused"} and len(told) == 2
+    told.clear()
+    audited(network, images, tmp_path / "moved", METHODS[::-1], out=tmp_path / "run", progress=told.append)
+    assert {one.state for one in told} == {"reused"} and len(told) == 2
     cell = next((tmp_path / "moved" / "cells").glob("lrp-zplus*"))
     content = json.loads(cell.read_text())
     cell.write_text(json.dumps({**content, "correct": content["correct"] - 1}))
@@ -211,7 +214,7 @@ def test_methods_that_the_folder_does_not_have_so_are_left_out(network, images, 
     assert {one.method for one in report.scores} == {"gradient"}
     found = reasons(report)
     assert set(found) == {"smoothgrad", "lrp-zplus"}
-    assert "lacks 1 of its trainings" in found["smoothgrad"] and "to go on" in found["smoothgrad"]
+    assert "lacks 1 of its trainings" in found["smoothgrad"] and "train these" in found["smoothgrad"]
     assert "has gradient, smoothgrad, not this one" in found["lrp-zplus"]
     # The quick preset takes fewer samples than the experiment did.
     other = reasons(audited(network, images, folder, ["gradient", "smoothgrad"]))

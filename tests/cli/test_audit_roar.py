@@ -110,7 +110,7 @@ def test_without_the_folder_the_plan_leaves_it_out(call):
     [
         (("--roar", "nowhere"), "expected a folder of vd.roar, got nowhere, which is none"),
         (("--roar", "."), "without roar.json"),
-        (("--tests", "roar"), "pass the folder as --roar"),
+        (("--tests", "roar"), "pass its folder as --roar"),
     ],
 )
 def test_wrong_options_are_one_line(call, options, message, tmp_path, monkeypatch):

@@ -6,7 +6,15 @@ from torch import nn
 
 from networks import Sequential, images, seeded
 from veridical.attributions import method
-from veridical.faithfulness import InfidelitySettings, default_reading, infidelity, perturbations
+from veridical.faithfulness import (
+    InfidelitySettings,
+    default_reading,
+    default_reduction,
+    infidelity,
+    perturbations,
+)
+from veridical.manifold import TangentPart
+from veridical.smoothing import beta_smooth, smoothgrad
 
 PERTURBATIONS = ("gaussian", "square")
 
@@ -140,6 +148,36 @@ def test_slopes_are_told_from_contributions():
         assert default_reading(name) == default_reading(method(name)) == "contribution"
     assert default_reading(method("integrated-gradients", multiply_by_input=False)) == "slope"
     assert default_reading(exact) == "contribution"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        smoothgrad,
+        beta_smooth,
+        lambda inner: TangentPart(inner, None),
+        lambda inner: smoothgrad(beta_smooth(inner)),
+    ],
+)
+def test_a_wrapped_method_is_read_as_the_method_itself(wrap):
+    for name in ("gradient", "guided-backprop"):
+        wrapped = wrap(method(name))
+        assert (default_reading(wrapped), default_reduction(wrapped)) == ("slope", "max-abs")
+    for name in ("gradient-x-input", "lrp-zplus"):
+        wrapped = wrap(method(name))
+        assert (default_reading(wrapped), default_reduction(wrapped)) == ("contribution", "sum")
+    bare = wrap(method("integrated-gradients", multiply_by_input=False))
+    assert (default_reading(bare), default_reduction(bare)) == ("slope", "max-abs")
+
+
+def test_what_a_method_says_of_itself_comes_first():
+    def own(model, inputs, target=None):
+        return inputs
+
+    own.slope = True
+    assert (default_reading(own), default_reduction(own)) == ("slope", "max-abs")
+    own.name, own.slope = "gradient", False
+    assert (default_reading(own), default_reduction(own)) == ("contribution", "sum")
 
 
 def test_the_scale_is_the_best_one():

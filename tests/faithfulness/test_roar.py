@@ -380,3 +380,18 @@ def test_settings_are_stored_with_the_experiment(tmp_path):
     kept = json.loads((tmp_path / "roar.json").read_text())
     assert kept["settings"] == {"reduction": None, "seed": 0}
     assert kept["train"].endswith("test_roar.Interrupted") and set(kept["methods"]) == set(METHODS)
+
+
+def test_images_on_another_device_lose_the_same_pixels():
+    maps = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert map_ranks(maps, 0).device.type == "cpu"
+    # What is on "meta" has a device and no values, and refuses to be mixed as a GPU's tensors do.
+    away = without(torch.zeros(3, 2, 4, 4, device="meta"), map_ranks(maps, 0), 0.5, False, torch.zeros(2))
+    assert away.device.type == "meta" and away.shape == (3, 2, 4, 4)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_accuracies_of_the_cpu():
+    there = RoarData(*(one.cuda() for one in vars(data()).values()))
+    moved = roar(Reader().cuda(), there, METHODS, train, **CHOSEN)
+    assert moved.accuracy == run().accuracy and moved.chance == 0.5

@@ -47,6 +47,8 @@ def test_a_radius_for_each_channel_and_relevance_that_is_known():
         sensitivity(Quadratic(), x, identity, radius=radius, samples=3) for radius in ((0.1, 0.1, 0.1), 0.1)
     )
     assert torch.equal(several.distances, one.distances)
+    still = torch.stack(list(noise_in_ball(x, SensitivitySettings(radius=(0.1, 0.0, 0.4)))))
+    assert not still[:, 1].any() and still[:, 0].abs().max() > 0 and still[:, 2].abs().max() > 0.1
     settings = SensitivitySettings(radius=(0.1, 0.2, 0.4))
     for noise in noise_in_ball(x, settings):
         largest = noise.abs().amax(dim=(1, 2))
@@ -131,7 +133,9 @@ def test_nothing_is_left_behind():
     [
         ({"radius": 0.0}, "positive radius, got 0.0"),
         ({"radius": float("inf")}, "positive radius, got inf"),
-        ({"radius": (0.1, 0.0, 0.1)}, r"positive radius, got \(0.1, 0.0, 0.1\)"),
+        ({"radius": (0.0, 0.0, 0.0)}, r"positive radius, got \(0.0, 0.0, 0.0\)"),
+        ({"radius": (0.1, -0.1, 0.1)}, r"positive radius, got \(0.1, -0.1, 0.1\)"),
+        ({"radius": (0.1, float("nan"), 0.1)}, r"positive radius, got \(0.1, nan, 0.1\)"),
         ({"radius": ()}, r"positive radius, got \(\)"),
         ({"radius": (0.1, 0.1)}, "one radius, or 3 of them, got 2"),
         ({"samples": 0}, "at least one sample, got 0"),

@@ -27,6 +27,12 @@ from veridical.values import Target
 
 _GIVEN = ("inputs", "target", "return_convergence_delta")
 
+_SLOPES = frozenset({
+    "Saliency", "Deconvolution", "GuidedBackprop",
+    "NeuronGradient", "NeuronDeconvolution", "NeuronGuidedBackprop",
+})  # fmt: skip
+"""Captum's classes whose values are those of a gradient, without a factor of the input."""
+
 
 @dataclass(frozen=True, repr=False)
 class CaptumMethod:
@@ -65,6 +71,17 @@ class CaptumMethod:
     def name(self) -> str:
         """The name under which the method is reported."""
         return f"captum.{self._title}"
+
+    @property
+    def slope(self) -> bool:
+        """Whether the values are slopes and not contributions.
+
+        So for Captum's gradients, their subclasses, and where the option `multiply_by_inputs` is False. What
+        a function makes is known only when it is called: it counts as contributions.
+        """
+        kinds = self.kind.__mro__ if isinstance(self.kind, type) else ()
+        bare = dict(self.options).get("multiply_by_inputs", True) is False
+        return bare or any(one.__name__ in _SLOPES for one in kinds)
 
     @property
     def _title(self) -> str:

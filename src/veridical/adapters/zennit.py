@@ -29,6 +29,9 @@ Start = Literal["one", "value"]
 _GIVEN = ("self", "model", "composite", "attr_output", "create_graph", "retain_graph")
 _NOBODY = Accepted(frozenset(), anything=False)
 
+_SLOPES = frozenset({"DeconvNet", "GuidedBackprop", "BetaSmooth"})
+"""Zennit's composites that are modified gradients, as no composite is the gradient itself."""
+
 
 @dataclass(frozen=True, repr=False)
 class ZennitMethod:
@@ -82,6 +85,12 @@ class ZennitMethod:
         """
         gradients = "create_graph" in accepted(self.attributor).names
         return gradients and not _canonizers(self._composite())
+
+    @property
+    def slope(self) -> bool:
+        """Whether the values are slopes: of a gradient, modified or averaged, not multiplied by the input."""
+        gradient = self.composite is None or plain_name(self.composite) in _SLOPES
+        return gradient and plain_name(self.attributor) in ("Gradient", "SmoothGrad")
 
     @property
     def _of_composite(self) -> Accepted:

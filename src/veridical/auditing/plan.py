@@ -163,8 +163,8 @@ NEEDS: Mapping[str, tuple[str, str]] = {
     ),
     "roar": (
         "a folder of retrained networks",
-        "no folder of retrained networks was given; train them on your training images with vd.roar(..., "
-        "folder=FOLDER) in Python and pass the folder as --roar (in Python: roar=)",
+        "no folder of retrained networks was given; train them on your training images with `veridical "
+        "roar` and pass its folder as --roar (in Python: vd.roar(..., folder=FOLDER), then roar=)",
     ),
 }
 """Tests that need what an audit does not have: what it is, and how to get it."""

@@ -95,5 +95,5 @@ def _settings(stored: StoredRoar, methods: list[str]) -> dict[str, Any]:
         "test_images": roar.n,
         "chance": None if math.isnan(roar.chance) else roar.chance,
         "data": stored.data,
-        "accuracies": hashlib.sha256(json.dumps(used).encode()).hexdigest(),
+        "accuracies": hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
     }

@@ -71,7 +71,7 @@ Out = Annotated[Path, typer.Option("--out", help="The run directory; an earlier 
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
 Retrained = Annotated[
     Path | None,
-    typer.Option("--roar", help="For the test roar: the folder that vd.roar stored its trainings in."),
+    typer.Option("--roar", help="For the test roar: the folder of veridical roar, or vd.roar."),
 ]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="A policy file; default: the package's.")]
 

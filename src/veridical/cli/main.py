@@ -11,6 +11,7 @@ COMMANDS = {
     "explain": ("explain", "command"),
     "attack": ("attack", "command"),
     "train": ("train", "command"),
+    "roar": ("roar", "command"),
     "gate": ("gate", "command"),
     "compare": ("compare", "command"),
     "report": ("report", "command"),

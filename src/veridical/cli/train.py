@@ -25,6 +25,7 @@ from veridical.cli.train_adversary import (
     AdversaryOptions,
     Attack,
     Attacked,
+    BudgetOf,
     Epsilon,
     Norm,
     Steps,
@@ -96,6 +97,7 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     adversary: Norm = None,
     epsilon: Epsilon = None,
     adversary_steps: Steps = None,
+    adversary_budget: BudgetOf = None,
     attack: Attack = "pgd",
     attacked: Attacked = 500,
     keep: Keep = 0,
@@ -107,11 +109,11 @@ def command(  # noqa: PLR0913 - the options of a command line are its parameters
     """
     with one_line_errors(f"interrupted; the same command goes on from {out / CHECKPOINT}"):
         found = _recipe(recipe, own_network)
-        options = AdversaryOptions(adversary, epsilon, adversary_steps, attack, attacked)
+        options = AdversaryOptions(adversary, epsilon, adversary_steps, adversary_budget, attack, attacked)
         settings = options.settings(found.with_settings(epochs=epochs, seed=seed))
         robustness = options.robustness(settings)
         place = find_device(device)
-        _check_place(out)
+        check_place(out)
         # Rectified gradients are full of denormal numbers, which slow CPU kernels several times.
         torch.set_flush_denormal(True)
         chosen = _images(found, images, test, Choice(limit, seed, max_broken))
@@ -140,14 +142,24 @@ def _recipe(name: str, network: str | None) -> TrainingRecipe:
     return TrainingRecipe.model_validate({**dict(found), **changed})
 
 
-def _check_place(out: Path) -> None:
+def check_place(out: Path) -> None:
     """Refuse a directory that cannot be written to, before any work."""
     place = next(one for one in (out, *out.absolute().parents) if one.exists())
     if not place.is_dir():
         raise ValueError(f"expected a directory to write to, got the file {place}; choose another --out")
 
 
-def _images(recipe: TrainingRecipe, images: str, test: str | None, choice: Choice) -> Chosen:
+def labeled_parts(images: str, test: str | None, choice: Choice) -> tuple[ImageSource, ImageSource, str]:
+    """The images to train on, those to test on, neither read nor limited yet, and how the latter were chosen.
+
+    Args:
+        images: `--images`.
+        test: `--test`.
+        choice: its seed draws a tenth of the images where nothing names those to test on.
+
+    Raises:
+        ValueError, OSError, ImportError: see `open_labeled`; or the classes of both differ.
+    """
     choice.check()
     found = _open(images, "train")
     if test is not None:
@@ -162,6 +174,11 @@ def _images(recipe: TrainingRecipe, images: str, test: str | None, choice: Choic
             f"expected test images of the classes {', '.join(found.classes)}, got {', '.join(held.classes)}; "
             "name the folders alike"
         )
+    return found, held, how
+
+
+def _images(recipe: TrainingRecipe, images: str, test: str | None, choice: Choice) -> Chosen:
+    found, held, how = labeled_parts(images, test, choice)
     chosen = Chosen(_load(recipe, choice.of(found), choice), _load(recipe, held, choice), how)
     seen = [name for part in (chosen.train, chosen.test) for name, count in part.counts.items() if count]
     missing = [name for name in found.classes if name not in seen]

@@ -27,7 +27,7 @@ def random_ranks(count: int, pixels: int, seed: int, index: int) -> Tensor:
 
 
 def map_ranks(maps: Tensor, seed: int) -> Tensor:
-    """The order of the pixels of each map: int32 (N, P), 0 for the most relevant one.
+    """The order of the pixels of each map: int32 (N, P) on the CPU, 0 for the most relevant one.
 
     Pixels of equal relevance follow one another by chance, in each image in its own way.
 
@@ -35,7 +35,7 @@ def map_ranks(maps: Tensor, seed: int) -> Tensor:
         maps: (N, H, W).
         seed: of the order of equal pixels.
     """
-    flat = maps.flatten(1)
+    flat = maps.flatten(1).cpu()
     chance = random_ranks(len(flat), flat.shape[1], seed, 0)
     parts = []
     for chunk, ties in zip(flat.split(_CHUNK), chance.split(_CHUNK), strict=True):
@@ -87,7 +87,7 @@ def without(images: Tensor, ranks: Tensor, share: float, least: bool, fill: Tens
 
     Args:
         images: (N, C, H, W).
-        ranks: (N, P), the place of each pixel, the most relevant first.
+        ranks: (N, P), the place of each pixel, the most relevant first; on any device.
         share: of the pixels, rounded to whole ones.
         least: whether the last ones go instead of the first ones.
         fill: (C,), what a removed pixel becomes.
@@ -95,5 +95,5 @@ def without(images: Tensor, ranks: Tensor, share: float, least: bool, fill: Tens
     pixels = ranks.shape[1]
     count = int(share * pixels + 0.5)
     gone = ranks >= pixels - count if least else ranks < count
-    mask = gone.reshape(len(images), 1, *images.shape[2:])
-    return torch.where(mask, fill[None, :, None, None], images)
+    mask = gone.reshape(len(images), 1, *images.shape[2:]).to(images.device)
+    return torch.where(mask, fill.to(images.device)[None, :, None, None], images)

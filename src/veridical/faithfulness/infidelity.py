@@ -20,7 +20,7 @@ from veridical.checks import (
 from veridical.faithfulness._baselines import Baseline, baseline_images, check_baseline
 from veridical.faithfulness._flipping import logits_of
 from veridical.faithfulness._seeds import generator
-from veridical.faithfulness.maps import SLOPES, explained
+from veridical.faithfulness.maps import explained, is_slope
 from veridical.metrics import Interval, bootstrap_interval
 from veridical.metrics.intervals import Statistic
 from veridical.tensors import safe_divide
@@ -34,15 +34,13 @@ def default_reading(method: str | Explainer) -> Reading:
     """How the map of a method is to be read where squares are removed.
 
     Args:
-        method: built-in name, or a method whose `name` is looked up.
+        method: built-in name, or a method; see `veridical.faithfulness.maps.is_slope`.
 
     Returns:
         `"slope"` for the gradient and its modifications, averages of it included, and for integrated
         gradients without the factor of the input; `"contribution"` for every other method.
     """
-    name = method if isinstance(method, str) else getattr(method, "name", "")
-    bare = getattr(method, "multiply_by_input", True) is False
-    return "slope" if name in SLOPES or bare else "contribution"
+    return "slope" if is_slope(method) else "contribution"
 
 
 @dataclass(frozen=True)

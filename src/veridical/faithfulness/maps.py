@@ -20,23 +20,44 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Ways to make a map (N, H, W) of a relevance (N, C, H, W)."""
 
 SLOPES = frozenset({"gradient", "guided-backprop", "deconvnet", "rectgrad", "smoothgrad"})
-"""The gradient and its modifications: their values are slopes, and no shares of the class's score."""
+"""The gradient and its modifications."""
+
+
+def is_slope(method: str | Explainer) -> bool:
+    """Whether a method's values are slopes of the class's score, and not shares of it.
+
+    The first of these that is there decides: what the method says by an attribute `slope` (True or False); an
+    attribute `multiply_by_input` that is False, as of integrated gradients without the factor of the input;
+    the method that it wraps, its attribute `explainer`; whether its name is in `SLOPES`.
+
+    Args:
+        method: built-in name, or a method.
+    """
+    if isinstance(method, str):
+        return method in SLOPES
+    said = getattr(method, "slope", None)
+    if isinstance(said, bool):
+        return said
+    if getattr(method, "multiply_by_input", True) is False:
+        return True
+    inner = getattr(method, "explainer", None)
+    return getattr(method, "name", "") in SLOPES if inner is None else is_slope(inner)
 
 
 def default_reduction(method: str | Explainer) -> Reduction:
     """The channel reduction that the code of Sixt et al. 2020 uses for a method.
 
     Largest magnitude over the channels for gradient, guided-backprop, deconvnet, rectgrad and smoothgrad
-    (their paper says the sum of magnitudes), the signed sum for every other method.
+    (their paper says the sum of magnitudes), the signed sum for every other method of theirs; here the
+    largest magnitude for all slopes.
 
     Args:
-        method: built-in name, or a method whose `name` is looked up; a method without one gets the sum.
+        method: built-in name, or a method; see `is_slope`.
 
     Returns:
         A key of `REDUCTIONS`.
     """
-    name = method if isinstance(method, str) else getattr(method, "name", "")
-    return "max-abs" if name in SLOPES else "sum"
+    return "max-abs" if is_slope(method) else "sum"
 
 
 def reduce_channels(relevance: Tensor, reduction: str) -> Tensor:

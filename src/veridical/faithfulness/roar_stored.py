@@ -1,7 +1,7 @@
 """A remove-and-retrain experiment as `roar` stored it in a folder."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from veridical.faithfulness.roar_values import Roar, RoarSettings
 from veridical.records import RecordError, read_json
 from veridical.values import Explainer
 
-MAKE_ONE = "pass the folder that vd.roar(..., folder=FOLDER) was given"
+MAKE_ONE = "pass the folder of veridical roar --out FOLDER, or of vd.roar(..., folder=FOLDER)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,8 @@ class StoredRoar:
 
     Attributes:
         folder: where it was read.
-        roar: the complete curves, over the shares and repetitions that random pixels were measured at.
+        roar: the complete curves, over all shares that random pixels were measured at, and the repetitions
+            that each of these shares has.
         model: digest of the explained network.
         data: digest of the images and labels.
         train: name of the function that trained.
@@ -57,27 +58,35 @@ class StoredRoar:
         """Why there is no curve of this method; "" where there is one."""
         if name not in self.methods:
             known = ", ".join(self.methods) or "no method"
-            return f"{self.folder} has {known}, not this one; call vd.roar with the folder and this method"
+            return f"{self.folder} has {known}, not this one; train for it with {self._same()}"
         here, there = described(explainer), self.methods[name]
         if here != there:
-            return f"{self.folder} has it with other options: {there}, not {here}; call vd.roar with these"
+            return (
+                f"{self.folder} has it with other options: {there}, not {here}; give both commands the same "
+                "--preset, and both functions the same objects"
+            )
         if (name, order) in self.roar.accuracy:
             return ""
         left = self.missing.get((name, order))
         trained = (
             f"lacks {left} of its trainings" if left else f"has none without its {order} relevant pixels"
         )
-        return f"{self.folder} {trained}; call vd.roar with the folder again to go on"
+        return f"{self.folder} {trained}; train these with {self._same()}"
+
+    def _same(self) -> str:
+        shares, settings = self.roar.shares[1:], self.roar.settings
+        return f"vd.roar or veridical roar: this folder, {_asked(shares, settings.repetitions)}"
 
 
 def read_roar(folder: str | Path) -> StoredRoar:
     """Read what `roar(..., folder=folder)` stored, as far as it is complete; nothing is trained.
 
-    A curve is complete where it has all shares and repetitions that random pixels have.
+    A curve is complete where it has all shares that random pixels have, each with the repetitions that they
+    have at every share: shares and repetitions that were asked for in different calls may leave some out.
 
     Raises:
-        ValueError: the folder does not exist or holds something else, a file cannot be read, or the trainings
-            without random pixels are not complete.
+        ValueError: the folder does not exist or holds something else, a file cannot be read, or there is no
+            repetition with all images and at every share of random pixels.
     """
     place = Path(folder)
     told = _experiment(place)
@@ -123,22 +132,29 @@ def _cells(folder: Path) -> dict[Cell, Outcome]:
 
 
 def _extent(folder: Path, cells: Mapping[Cell, Outcome]) -> tuple[tuple[float, ...], range]:
-    """The shares, 0 first, and repetitions of random pixels, which every other curve is compared with."""
+    """The shares of random pixels, 0 first, and the first repetitions that each of them has."""
     random = [one for one in cells if one.method == RANDOM]
     if not random:
         raise ValueError(
-            f"expected trainings without random pixels in {folder}, got none; call vd.roar with it again"
+            f"expected trainings without random pixels in {folder}, got none; call vd.roar or run veridical "
+            "roar with it again"
         )
     shares = (0.0, *sorted({one.share for one in random}))
-    repetitions = range(1 + max(one.repetition for one in random))
-    wanted = [one for part in _curve(RANDOM, "most", shares, repetitions) for one in part]
-    left = sum(one not in cells for one in wanted)
-    if left:
+    known = range(1 + max(one.repetition for one in random))
+    rows = zip(*_curve(RANDOM, "most", shares, known), strict=True)
+    whole = [all(one in cells for one in row) for row in rows]
+    count = whole.index(False) if False in whole else len(whole)
+    if not count:
         raise ValueError(
-            f"expected the {len(wanted)} trainings of all images and without random pixels in {folder}, got "
-            f"{len(wanted) - left}; call vd.roar with it again to go on"
+            f"expected trainings of all images and without random pixels in {folder}, got no repetition of "
+            f"both at every share; call vd.roar or run veridical roar with it and {_asked(shares[1:], 1)}"
         )
-    return shares, repetitions
+    return shares, range(count)
+
+
+def _asked(shares: Sequence[float], repetitions: int) -> str:
+    """Which trainings to ask for, as an option and as an argument."""
+    return f"shares {','.join(f'{one:g}' for one in shares)} and repetitions {repetitions}"
 
 
 def _curve(method: str, order: str, shares: tuple[float, ...], repetitions: range) -> list[list[Cell]]:

@@ -21,7 +21,8 @@ class SensitivitySettings:
     """How images are moved.
 
     Attributes:
-        radius: largest change of a value, in the units of the network's input; one number, or one a channel.
+        radius: largest change of a value, in the units of the network's input; one number, or one a channel,
+            of which some may be 0.
         samples: changed copies of each image; the maximum over more of them comes nearer to the true one.
         batch: images in one call of the method; bounds the memory.
         seed: of a local generator.
@@ -39,8 +40,10 @@ class SensitivitySettings:
             ValueError: if one is out of range.
         """
         radii = self.radius if isinstance(self.radius, tuple) else (self.radius,)
-        if not radii or not all(0 < one < float("inf") for one in radii):
-            raise ValueError(f"expected a positive radius, got {self.radius}; try 0.02")
+        if not all(0 <= one < float("inf") for one in radii) or not any(radii):
+            raise ValueError(
+                f"expected a positive radius, got {self.radius}; try 0.02, and 0 only for some channels"
+            )
         if self.samples < 1:
             raise ValueError(f"expected at least one sample, got {self.samples}; 10 is usual")
         if self.batch < 1:
