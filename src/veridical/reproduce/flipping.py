@@ -48,7 +48,7 @@ def _cells(given: Given, chosen: Flipping) -> Makes:
         for place, (name, explain) in enumerate(forms(chosen, given.seed).items()):
             found = pixel_flipping(
                 subject.model, x, explain, target=target, reuse=reuse, order="morf", steps=chosen.steps,
-                random=chosen.random, seed=given.seed, batch=16,
+                random=chosen.random, reduction="sum-abs", seed=given.seed, batch=16,
             )  # fmt: skip
             reuse = found
             for key, one in (("morf", found.morf), ("random", found.random)):
