@@ -63,8 +63,8 @@ class WithRule:
         return replace(changed(inner), bind=bound if bind else None)
 
     def __call__(self, model: torch.nn.Module, inputs: Tensor, target: object = None) -> Tensor:
-        """Not needed: the cosine convergence asks for the rules alone."""
-        raise NotImplementedError
+        """Refused: only the cosine convergence, which asks for the rules alone, has a meaning here."""
+        raise TypeError("expected to be asked for its rules, got a call; use cosine_convergence")
 
 
 def branch_only(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
