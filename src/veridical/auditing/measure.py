@@ -16,7 +16,7 @@ from veridical.auditing.inputs import spans
 from veridical.auditing.movement import predict, radius_of, softplus_for
 from veridical.auditing.perturbed import infidelity_of, sensitivity_of
 from veridical.auditing.pooling import Outcome
-from veridical.auditing.subject import Subject, Work, array, relevance_of
+from veridical.auditing.subject import Subject, Work, array, relevance_of, rows_with_medians
 from veridical.faithfulness import (
     FlippingCurves,
     cascading_randomization,
@@ -91,13 +91,7 @@ def _pixel_flipping(subject: Subject, work: Work) -> Outcome:
         known[start, stop] = found
         parts.append(found)
         work.tick(stop / len(subject.images))
-    scores: list[Score] = []
-    columns = [one.statistics() for one in parts]
-    for statistic in columns[0]:
-        values = [value for column in columns for value in column[statistic].tolist()]
-        named = zip(values, subject.names, strict=True)
-        scores += [work.score(statistic, value, image=name) for value, name in named]
-        scores.append(work.summary(f"median_{statistic}", values))
+    scores = rows_with_medians(subject, work, [one.statistics() for one in parts])
     for name in ("morf", "lerf", "random"):
         curves = [found for one in parts if (found := getattr(one, name)) is not None]
         scores += _curves(name, curves, work) if curves else []

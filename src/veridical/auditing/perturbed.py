@@ -1,15 +1,11 @@
 """Infidelity and sensitivity as tests of the audit: what changed images say about a map."""
 
-from collections.abc import Mapping, Sequence
-
-import torch
 from torch import Tensor
 
 from veridical.auditing.inputs import spans
 from veridical.auditing.pooling import Outcome
-from veridical.auditing.subject import Subject, Work, relevance_of
+from veridical.auditing.subject import Subject, Work, relevance_of, rows_with_medians
 from veridical.faithfulness import default_reading, infidelity, sensitivity
-from veridical.records import Score
 
 
 def infidelity_of(subject: Subject, work: Work) -> Outcome:
@@ -42,7 +38,7 @@ def infidelity_of(subject: Subject, work: Work) -> Outcome:
         }
         for one in parts
     ]
-    return Outcome(_rows(subject, work, columns), facts={"reading." + work.task.method: reading})
+    return Outcome(rows_with_medians(subject, work, columns), facts={"reading." + work.task.method: reading})
 
 
 def sensitivity_of(subject: Subject, work: Work) -> Outcome:
@@ -57,7 +53,7 @@ def sensitivity_of(subject: Subject, work: Work) -> Outcome:
         )  # fmt: skip
         columns.append({"sensitivity": found.values, "largest_distance": found.largest})
         work.tick((index + 1) / len(subject.images))
-    return Outcome(_rows(subject, work, columns))
+    return Outcome(rows_with_medians(subject, work, columns))
 
 
 def radii(
@@ -74,14 +70,3 @@ def radii(
         # An image of one color has no range of its own.
         return share * (float(image.max() - image.min()) or 1.0)
     return tuple(share * (high - low) for low, high in zip(*bounds, strict=True))
-
-
-def _rows(subject: Subject, work: Work, columns: Sequence[Mapping[str, Tensor]]) -> list[Score]:
-    """The values by image and their medians, from parts of the images."""
-    scores: list[Score] = []
-    for statistic in columns[0]:
-        values = torch.cat([one[statistic] for one in columns]).tolist()
-        named = zip(values, subject.names, strict=True)
-        scores += [work.score(statistic, value, image=name) for value, name in named]
-        scores.append(work.summary(f"median_{statistic}", values))
-    return scores

@@ -95,6 +95,17 @@ def relevance_of(subject: Subject, work: Work) -> Tensor:
     return found
 
 
+def rows_with_medians(subject: Subject, work: Work, columns: Sequence[Mapping[str, Tensor]]) -> list[Score]:
+    """Each statistic's values by image and their median, from parts of the images in their order."""
+    scores: list[Score] = []
+    for statistic in columns[0]:
+        values = torch.cat([one[statistic] for one in columns]).tolist()
+        named = zip(values, subject.names, strict=True)
+        scores += [work.score(statistic, value, image=name) for value, name in named]
+        scores.append(work.summary(f"median_{statistic}", values))
+    return scores
+
+
 def array(tensor: Tensor) -> NDArray[np.float32]:
     """A tensor as a float32 array."""
     return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())

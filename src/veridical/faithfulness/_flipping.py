@@ -106,6 +106,26 @@ def read(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack([probability, own, logits.argmax(dim=1).double()], dim=1).cpu()
 
 
+def check_reused(settings: object, chosen: object, *, same: bool) -> None:
+    """Refuse a result that another one is to take a part of, where that part was measured otherwise.
+
+    Args:
+        settings: its settings, but for those that the part does not depend on.
+        chosen: the settings now.
+        same: whether classes and logits of the unchanged images are the same.
+
+    Raises:
+        ValueError: settings, or classes and logits, differ.
+    """
+    if settings != chosen:
+        raise ValueError(f"expected to reuse a result for {chosen}, got {settings}; leave out reuse")
+    if not same:
+        raise ValueError(
+            "expected to reuse a result for the same model, images and target, got other logits or classes; "
+            "leave out reuse"
+        )
+
+
 def logits_of(model: nn.Module, images: Tensor, batch: int) -> Tensor:
     """Logits (N, K) of the unchanged images."""
     return torch.cat([check_logits(model(part.clone()), len(part)) for part in images.split(batch)])

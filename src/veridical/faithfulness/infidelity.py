@@ -18,7 +18,7 @@ from veridical.checks import (
     resolve_target,
 )
 from veridical.faithfulness._baselines import Baseline, baseline_images, check_baseline
-from veridical.faithfulness._flipping import logits_of
+from veridical.faithfulness._flipping import check_reused, logits_of
 from veridical.faithfulness._seeds import generator
 from veridical.faithfulness.maps import explained, is_slope
 from veridical.metrics import Interval, bootstrap_interval
@@ -254,14 +254,8 @@ def _check_reuse(reuse: Infidelity | None, chosen: InfidelitySettings, target: T
         reuse.settings, reading=chosen.reading, scaled=chosen.scaled, shuffles=chosen.shuffles,
         batch=chosen.batch,
     )  # fmt: skip
-    if other != chosen:
-        raise ValueError(f"expected to reuse a result for {chosen}, got {reuse.settings}; leave out reuse")
     same = torch.equal(reuse.target, target) and torch.allclose(reuse.logit, logit, rtol=1e-4, atol=1e-6)
-    if not same:
-        raise ValueError(
-            "expected to reuse a result for the same model, images and target, got other logits or classes; "
-            "leave out reuse"
-        )
+    check_reused(other, chosen, same=same)
 
 
 def _with_shuffled(relevance: Tensor, settings: InfidelitySettings) -> Tensor:

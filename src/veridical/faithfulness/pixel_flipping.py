@@ -24,6 +24,7 @@ from veridical.faithfulness._flipping import (
     FlippedImages,
     FlippingCurves,
     Quantity,
+    check_reused,
     curves_of,
     ends_of,
     logits_of,
@@ -265,15 +266,9 @@ def _check_reuse(
         return
     # The random orders do not depend on these.
     other = replace(reuse.settings, order=chosen.order, reduction=chosen.reduction, batch=chosen.batch)
-    if other != chosen:
-        raise ValueError(f"expected to reuse a result for {chosen}, got {reuse.settings}; leave out reuse")
     before = next(one for one in (reuse.morf, reuse.lerf) if one is not None).logit[:, 0]
     same = torch.equal(reuse.target, target) and torch.allclose(before, start[:, 1], rtol=1e-4, atol=1e-6)
-    if not same:
-        raise ValueError(
-            "expected to reuse a result for the same model, images and target, got other logits or classes; "
-            "leave out reuse"
-        )
+    check_reused(other, chosen, same=same)
 
 
 def _random_curves(
