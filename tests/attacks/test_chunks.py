@@ -12,13 +12,13 @@ from veridical.attacks.chunks import (
     GIB,
     LivePeak,
     _left_in_container,
-    even_parts,
     free_memory,
     growth,
     pairs_together,
     step_meter,
 )
 from veridical.attacks.loss import Problem
+from veridical.attacks.parts import even_parts
 from veridical.attacks.slope import first_slope
 from veridical.attributions import method
 from veridical.values import FixedTensor

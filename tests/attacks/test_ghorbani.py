@@ -1,3 +1,6 @@
+import math
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -125,6 +128,86 @@ def test_interruption_returns_what_was_reached():
     assert result.step.max() <= 10
 
 
+@pytest.fixture
+def two_at_once(monkeypatch):
+    # by name `veridical.attacks.ghorbani` is the function
+    module = import_module("veridical.attacks.ghorbani")
+    monkeypatch.setattr(module, "together", lambda *_: 2)
+
+
+@pytest.mark.parametrize("attack", ["top-k", "mass-center", "region"])
+def test_the_result_does_not_depend_on_the_parts(attack, monkeypatch, request):
+    whole = run(attack, count=5)
+    request.getfixturevalue("two_at_once")
+    seen = []
+    model, region = seeded(Sequential), corner(5) if attack == "region" else None
+    parts = ghorbani(
+        model, images(5), explainer=method("gradient"), region=region, settings=fast(attack),
+        callback=lambda done, values: seen.append((done, int(values.isnan().sum()))),
+    )  # fmt: skip
+    torch.testing.assert_close(parts.inputs, whole.inputs, rtol=0, atol=1e-10)
+    torch.testing.assert_close(parts.after, whole.after, rtol=0, atol=1e-10)
+    torch.testing.assert_close(parts.to_original.ssim, whole.to_original.ssim)
+    assert torch.equal(parts.step, whole.step)
+    assert not parts.interrupted
+    assert seen[-1] == (20, 0)
+    assert seen[0] == (0, 4) and len(seen) == 60
+
+
+def test_a_budget_decides_how_many_go_together(monkeypatch):
+    called = []
+
+    def watched(model, inputs, target=None):
+        called.append(len(inputs))
+        return method("gradient")(model, inputs, target)
+
+    def attack(memory_gib):
+        called.clear()
+        ghorbani(
+            seeded(Sequential), images(6), explainer=watched, settings=fast("top-k"), memory_gib=memory_gib
+        )
+        return max(called)
+
+    assert attack(math.inf) == attack(None) == 6
+    monkeypatch.setattr("veridical.attacks.chunks.BLOCK", 1)
+    assert attack(None) == 2  # what was measured
+    with pytest.raises(ValueError, match="memory_gib of at least"):
+        attack(1e-7)
+    with pytest.raises(ValueError, match="memory_gib above 0"):
+        attack(0.0)
+
+
+def test_interruption_keeps_the_finished_parts(two_at_once):
+    def stop(done, quantity):
+        if done == 12:  # in the second of three parts
+            raise KeyboardInterrupt
+
+    result = ghorbani(
+        seeded(Sequential), images(5), explainer=method("gradient"), region=corner(5),
+        settings=fast("region"), callback=stop,
+    )  # fmt: skip
+    assert result.interrupted
+    torch.testing.assert_close(
+        result.inputs, run("region", count=5).inputs[: len(result.inputs)], rtol=0, atol=1e-10
+    )
+    assert len(result.inputs) == 1
+
+
+def test_what_cannot_work_is_said_before_the_first_part(two_at_once):
+    seen = []
+
+    def broken(model, inputs, target=None):
+        found = method("gradient")(model, inputs, target)
+        return found * torch.where((inputs.detach() == images(5)[4]).flatten(1).all(1).any(), math.nan, 1.0)
+
+    with pytest.raises(ValueError, match=r"image\(s\) \[3, 4\]"):
+        ghorbani(
+            seeded(Sequential), images(5), explainer=broken, settings=fast("top-k"),
+            callback=lambda *_: seen.append(1),
+        )  # fmt: skip
+    assert not seen
+
+
 def test_a_map_that_cannot_move_is_refused():
     with pytest.raises(ValueError, match="first order"):
         ghorbani(
@@ -218,6 +301,25 @@ def test_both_attacks_on_the_same_pairs():
     assert intervals["pcc_to_target_manipulation"].n == 3
     change = result.ghorbani.output_change.probability_change
     torch.testing.assert_close(values["probability_change_ghorbani"], change)
+
+
+@pytest.mark.parametrize("calls", [5, 45])
+def test_half_a_comparison_is_none(calls, monkeypatch):
+    count = []
+
+    def impatient(model, inputs, target=None):
+        count.append(1)
+        if len(count) == calls:
+            raise KeyboardInterrupt
+        return method("gradient")(model, inputs, target)
+
+    model, goal = seeded(Sequential), corner(3)
+    with pytest.raises(KeyboardInterrupt):
+        compare_with_ghorbani(
+            model, images(3), goal, explainer=impatient, memory_gib=math.inf,
+            settings=ManipulationSettings(steps=30, every=10, bounds=WIDE), ghorbani_settings=fast("region"),
+        )  # fmt: skip
+    assert len(count) <= calls + 3  # measured, and no second attack
 
 
 def test_a_comparison_needs_a_target():

@@ -1,6 +1,6 @@
-"""How many pairs are optimized together: as many as fit in memory, on a CPU as many as are fastest.
+"""How many images are attacked together: as many as fit in memory, on a CPU as many as are fastest.
 
-What one step needs is measured on the first pairs, not guessed: methods, networks and sizes differ by orders
+What one step needs is measured on the first images, not guessed: methods, networks and sizes differ by orders
 of magnitude.
 """
 
@@ -37,33 +37,59 @@ BLOCK = 32 * 2**20
 _UNKNOWN = 4 * GIB  # on systems that do not tell what is free
 
 
-def pairs_together(problem: Problem, clean: Tensor, memory_gib: float | None) -> int:
-    """How many pairs a step may take together, so that it fits in the budget, and is quick on a CPU.
+Meter = Callable[[int], "LivePeak"]
+"""What the first step of that many of the images takes (of all, where there are fewer)."""
 
-    A method that can only explain the whole batch (DeepLIFT with one reference for each image) is not split.
+
+def pairs_together(problem: Problem, clean: Tensor, memory_gib: float | None) -> int:
+    """How many pairs a step of `manipulate` may take together: see `together`.
+
     With an estimated gradient it is the number of pairs times directions in one call of the method.
 
     Args:
         problem: of the whole batch.
         clean: its images (N, C, H, W).
-        memory_gib: the budget; infinity for all pairs whatever they need; None for half of the free memory,
-            and single pairs where not even one fits.
+        memory_gib: the budget.
 
     Raises:
-        ValueError: where a budget is given and one pair does not fit in it, or the method cannot explain a
+        ValueError: see `together`.
+    """
+    if problem.settings.gradient == "estimated":
+        pair = problem.part(slice(0, 1))
+        most = max(len(clean), FOLDED)
+        return together(lambda count: step_meter(pair, clean[:1], count), clean, memory_gib, most)
+
+    def meter(count: int) -> LivePeak:
+        return step_meter(problem.part(slice(0, count)), clean[:count])
+
+    return together(meter, clean, memory_gib, len(clean))
+
+
+def together(meter: Meter, clean: Tensor, memory_gib: float | None, most: int) -> int:
+    """How many images a step may take together, so that it fits in the budget, and is quick on a CPU.
+
+    A method that can only explain the whole batch (DeepLIFT with one reference for each image) is not split.
+
+    Args:
+        meter: of a step.
+        clean: the images (N, C, H, W).
+        memory_gib: the budget; infinity for all images whatever they need; None for half of the free memory,
+            and single images where not even one fits.
+        most: all that there is to do.
+
+    Raises:
+        ValueError: where a budget is given and one image does not fit in it, or the method cannot explain a
             part of the batch.
     """
-    whole = max(len(clean), FOLDED)
-    alone = len(clean) == 1 and problem.settings.gradient == "exact"
-    if memory_gib == math.inf or (memory_gib is None and alone):
-        return whole
+    if memory_gib == math.inf or (memory_gib is None and most == 1):
+        return most
     try:
-        one, two = _first_two(problem, clean)
+        one, two = meter(1), meter(2)
     except NoDerivativeError:
         raise
     except ValueError as error:
         if memory_gib is None or len(clean) == 1:
-            return whole  # an error that is not about the part comes back from the attack itself
+            return most  # an error that is not about the part comes back from the attack itself
         raise ValueError(
             f"{error} (got from a part of the batch, which memory_gib asks for; give memory_gib=math.inf "
             "where the method belongs to this batch)"
@@ -71,22 +97,12 @@ def pairs_together(problem: Problem, clean: Tensor, memory_gib: float | None) ->
     budget = SHARE_OF_FREE * free_memory(clean.device) if memory_gib is None else memory_gib * GIB
     if memory_gib is not None and MARGIN * one.peak > budget:
         raise ValueError(
-            f"expected memory_gib of at least {MARGIN * one.peak / GIB:.2g}, which one pair needs, got "
+            f"expected memory_gib of at least {MARGIN * one.peak / GIB:.2g}, which one image needs, got "
             f"{memory_gib:g}; give more, take smaller images, or a method of fewer steps or samples"
         )
     fitting = 1 + int((budget / MARGIN - one.peak) // max(two.peak - one.peak, 1))
-    quick = whole if clean.is_cuda else BLOCK // max(growth(one, two), 1)
+    quick = most if clean.is_cuda else BLOCK // max(growth(one, two), 1)
     return max(1, min(fitting, quick))
-
-
-def _first_two(problem: Problem, clean: Tensor) -> tuple[LivePeak, LivePeak]:
-    """A step of one pair and one of two, or of one pair in one direction and in two."""
-    if problem.settings.gradient == "estimated":
-        pair = problem.part(slice(0, 1))
-        return step_meter(pair, clean[:1]), step_meter(pair, clean[:1], directions=2)
-    second = min(2, len(clean))
-    one, two = (step_meter(problem.part(slice(0, n)), clean[:n]) for n in (1, second))
-    return one, two
 
 
 def check_budget(memory_gib: float | None) -> None:
@@ -99,13 +115,6 @@ def check_budget(memory_gib: float | None) -> None:
         raise ValueError(
             f"expected memory_gib above 0, got {memory_gib}; None takes half of the memory that is free"
         )
-
-
-def even_parts(count: int, largest: int) -> list[slice]:
-    """Slices of `count` pairs: as few parts as possible, of sizes that differ by at most one."""
-    parts = -(-count // largest)
-    edges = [count * index // parts for index in range(parts + 1)]
-    return [slice(begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
 
 
 def step_meter(problem: Problem, images: Tensor, directions: int = 1) -> LivePeak:

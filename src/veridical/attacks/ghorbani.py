@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from veridical.attacks.loss import saliency_map, unmodified_logits
+from veridical.attacks.chunks import LivePeak, check_budget, together
+from veridical.attacks.loss import clean_logits, saliency_map, unmodified_logits
 from veridical.attacks.outcome import (
     ImageChange,
     OutputChange,
@@ -24,6 +25,7 @@ from veridical.attacks.outcome import (
     image_change,
     output_change,
 )
+from veridical.attacks.parts import Callback, even_parts, in_parts
 from veridical.attacks.preconditions import (
     check_first,
     check_gradient,
@@ -41,9 +43,6 @@ from veridical.values import Explainer, Target
 Attack = Literal["top-k", "mass-center", "region"]
 """What is driven down, away or up: the share of the map in its k largest pixels, its center of mass, or the
 share of the map inside a region."""
-
-Callback = Callable[[int, Tensor], None]
-"""Called after every step with the number of steps done and the quantity of each image (N,)."""
 
 _OFFSET = 1e-3
 """In pixels; the distance of mass centers has no derivative at 0, where the attack begins."""
@@ -149,6 +148,7 @@ def ghorbani(  # noqa: PLR0913 - each of these names a different thing; the choi
     target: Target = None,
     settings: GhorbaniSettings | None = None,
     callback: Callback | None = None,
+    memory_gib: float | None = None,
 ) -> GhorbaniResult:
     """Change images by signed gradient steps so that their maps change (Ghorbani et al. 2019, algorithm 1).
 
@@ -156,7 +156,8 @@ def ghorbani(  # noqa: PLR0913 - each of these names a different thing; the choi
     pixels, the distance from its center of mass, or the share of the map in a region. The projection keeps
     every value within epsilon of the clean one. The gradient is taken on softplus activations where
     `manipulate` does so. The output is not held constant; only the kept iterate has the class of the clean
-    image. Every image goes its own way. A KeyboardInterrupt ends the attack; what was reached is returned.
+    image. Every image goes its own way, and any number can be given: they are attacked in parts that fit in
+    memory. A KeyboardInterrupt ends the attack as it ends that of `manipulate`.
 
     Args:
         model: the network; left as it was.
@@ -165,42 +166,89 @@ def ghorbani(  # noqa: PLR0913 - each of these names a different thing; the choi
         region: for the attack "region" (N, H, W), non-negative, 1 inside and 0 outside.
         target: the explained class; None for the predicted one (at the end: of the changed image).
         settings: the choices; None for `GhorbaniSettings()`.
-        callback: told the progress after every step.
+        callback: told the steps done and the quantity of each image after every step.
+        memory_gib: see `manipulate`.
 
     Raises:
         TypeError: where inputs, target or region are of the wrong type.
-        ValueError: where the method is not differentiable, inputs, bounds, region or target do not fit, or
-            the map does not depend on the image to first order.
+        ValueError: where the method is not differentiable, inputs, bounds, region or target do not fit, no
+            map depends on its image to first order (where only some do not, a warning names them), or one
+            image does not fit in `memory_gib`.
     """
     settings = settings or GhorbaniSettings()
+    check_budget(memory_gib)
     check_gradient(explainer, settings.frame)
     check_inputs(inputs)
     inside = _checked_region(region, inputs, settings.attack)
     clean = inputs.detach()
     check_within(clean, settings.frame.limits(clean))
     with evaluation_mode(model):
-        logits = unmodified_logits(model, clean)
-        task = _Task(model, explainer, resolve_target(logits, target), settings)
-        original = task.map(clean, math.inf).detach()
-        search = _Climb(task, clean, _quantity(settings, original, inside), logits)
-        with suppress(KeyboardInterrupt):
-            search.run(runs_smoothed(model, clean, explainer, settings.frame), callback)
-        return _measured(search, original, explained=target is not None)
+        logits = clean_logits(model, clean)
+        smooth = runs_smoothed(model, clean, explainer, settings.frame)
+        task = _Task(model, explainer, resolve_target(logits, target), logits, inside, settings, smooth)
+        parts = even_parts(
+            len(clean), together(partial(_first_step, task, clean), clean, memory_gib, len(clean))
+        )
+        climbs = _begun(task, clean, parts)
+
+        def attack(index: int, tell: Callback | None) -> GhorbaniResult:
+            with suppress(KeyboardInterrupt):
+                climbs[index].run(tell)
+            return _measured(climbs[index], explained=target is not None)
+
+        return in_parts(attack, clean, parts, settings.steps, callback)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What stays fixed while the images move."""
+    """What stays fixed while the images move.
+
+    Args:
+        model: the network, unmodified.
+        explainer: the method under attack.
+        targets: the explained class of each image (N,).
+        logits: of the clean images (N, K).
+        region: of the attack "region" (N, H, W).
+        settings: the choices.
+        smooth: whether it runs on softplus activations.
+    """
 
     model: nn.Module
     explainer: Explainer
     targets: Tensor
+    logits: Tensor
+    region: Tensor | None
     settings: GhorbaniSettings
+    smooth: bool
+
+    def part(self, images: slice) -> _Task:
+        """The task of some of the images."""
+        region = None if self.region is None else self.region[images]
+        return replace(self, targets=self.targets[images], logits=self.logits[images], region=region)
+
+    def beta(self, step: int) -> float:
+        """The softplus beta of a step; infinite without smoothing."""
+        return BetaSchedule(*self.settings.beta, self.settings.steps)(step) if self.smooth else math.inf
 
     def map(self, images: Tensor, beta: float, targets: Tensor | None = None) -> Tensor:
         """The maps (N, H, W) of images on the network, softplus where beta is finite."""
         network = self.model if math.isinf(beta) else SmoothedModel(self.model, beta)
         return saliency_map(self.explainer, network, images, self.targets if targets is None else targets)
+
+
+def _begun(task: _Task, clean: Tensor, parts: Sequence[slice]) -> list[_Climb]:
+    """The first slopes of all parts, so that what cannot work is said at once."""
+    climbs = [_Climb(task.part(images), clean[images]) for images in parts]
+    gradient = torch.cat([climb.first.gradient for climb in climbs])
+    check_first(gradient, (gradient == 0).flatten(1).all(1), task.explainer)
+    return climbs
+
+
+def _first_step(task: _Task, clean: Tensor, count: int) -> LivePeak:
+    meter = LivePeak()
+    with meter:
+        _Climb(task.part(slice(0, count)), clean[:count])
+    return meter
 
 
 @dataclass(frozen=True)
@@ -211,54 +259,61 @@ class _Quantity:
     sign: int
 
 
+class _Uphill(NamedTuple):
+    """The quantity of each image (N,), and the direction in which it goes where it is driven (N, C, H, W)."""
+
+    value: Tensor
+    gradient: Tensor
+
+
 class _Climb:
     """Signed gradient steps of one batch, and the best images so far."""
 
-    def __init__(self, task: _Task, clean: Tensor, quantity: _Quantity, logits: Tensor) -> None:
-        self.task, self.clean, self.quantity, self.logits = task, clean, quantity, logits
+    def __init__(self, task: _Task, clean: Tensor) -> None:
+        self.task, self.clean = task, clean
         frame = task.settings.frame
         self.limits, self.unit = frame.limits(clean), frame.unit(clean)
         self.images = clean.clone()
-        self.kept, self.kept_step = clean.clone(), torch.zeros_like(logits.argmax(1))
+        self.kept, self.kept_step = clean.clone(), torch.zeros_like(task.targets)
         self.finished = False
-        self._best = self._reached(clean)[0]
+        self.original = task.map(clean, math.inf).detach()
+        self.quantity = _quantity(task.settings, self.original, task.region)
+        self._best = self.quantity.sign * self.quantity.measure(self.original)
+        self.first = self._uphill(0)
 
-    def run(self, smooth: bool, callback: Callback | None) -> None:
+    def run(self, callback: Callback | None) -> None:
         """All steps; the iterate is valid after each."""
         settings = self.task.settings
-        schedule = BetaSchedule(*settings.beta, settings.steps)
         for step in range(settings.steps):
-            value = self._step(schedule(step) if smooth else math.inf, first=step == 0)
+            found = self.first if step == 0 else self._uphill(step)
+            self._move(found.gradient)
             done = step + 1
             if done % settings.every == 0 or done == settings.steps:
                 self._evaluate(done)
             if callback is not None:
-                callback(done, value)
+                callback(done, found.value)
         self.finished = True
 
-    def _step(self, beta: float, *, first: bool) -> Tensor:
+    def _uphill(self, step: int) -> _Uphill:
         images = self.images.clone().requires_grad_(True)
         with torch.enable_grad():
-            value = self.quantity.measure(self.task.map(images, beta))
+            value = self.quantity.measure(self.task.map(images, self.task.beta(step)))
             gradient = self.quantity.sign * gradient_of(value.sum(), images)
-        if first:
-            check_first(gradient, (gradient == 0).flatten(1).all(1), self.task.explainer)
+        return _Uphill(value.detach(), gradient)
+
+    def _move(self, gradient: Tensor) -> None:
         settings, clean = self.task.settings, self.clean
         reach = settings.epsilon * self.unit
         moved = self.images + settings.lr * self.unit * gradient.nan_to_num(0.0).sign()
         moved = torch.maximum(torch.minimum(moved, clean + reach), clean - reach)
         self.images = moved if self.limits is None else moved.clamp(*self.limits)
-        return value.detach()
-
-    def _reached(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the quantity went on the unmodified network, and the class, of each image."""
-        maps = self.task.map(images, math.inf).detach()
-        classes = unmodified_logits(self.task.model, images).argmax(1)
-        return self.quantity.sign * self.quantity.measure(maps), classes
 
     def _evaluate(self, step: int) -> None:
-        value, classes = self._reached(self.images)
-        better = (value > self._best) & (classes == self.logits.argmax(1))
+        """Look at the unmodified network, and keep the images that are better than before."""
+        maps = self.task.map(self.images, math.inf).detach()
+        value = self.quantity.sign * self.quantity.measure(maps)
+        classes = unmodified_logits(self.task.model, self.images).argmax(1)
+        better = (value > self._best) & (classes == self.task.logits.argmax(1))
         if self.task.settings.keep == "last":
             better = torch.ones_like(better)
         self._best = torch.where(better, value, self._best)
@@ -266,7 +321,7 @@ class _Climb:
         self.kept = torch.where(per_sample(better, self.images), self.images, self.kept)
 
 
-def _measured(search: _Climb, original: Tensor, *, explained: bool) -> GhorbaniResult:
+def _measured(search: _Climb, *, explained: bool) -> GhorbaniResult:
     """Explain and classify the kept images on the unmodified network, and compare."""
     task = search.task
     logits = unmodified_logits(task.model, search.kept)
@@ -275,12 +330,12 @@ def _measured(search: _Climb, original: Tensor, *, explained: bool) -> GhorbaniR
     return GhorbaniResult(
         inputs=search.kept,
         saliency=changed,
-        original_saliency=original,
-        before=search.quantity.measure(original),
+        original_saliency=search.original,
+        before=search.quantity.measure(search.original),
         after=search.quantity.measure(changed),
-        to_original=compare(changed, original),
+        to_original=compare(changed, search.original),
         image_change=image_change(search.clean, search.kept, search.limits),
-        output_change=output_change(search.logits, logits),
+        output_change=output_change(task.logits, logits),
         step=search.kept_step,
         interrupted=not search.finished,
         settings=task.settings,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -76,6 +75,7 @@ def compare_with_ghorbani(  # noqa: PLR0913 - each of these names a different th
     settings: ManipulationSettings | None = None,
     ghorbani_settings: GhorbaniSettings | None = None,
     region_share: float = 0.1,
+    memory_gib: float | None = None,
 ) -> AttackComparison:
     """Run `manipulate` and the attack "region" of `ghorbani` on the same pairs.
 
@@ -91,8 +91,10 @@ def compare_with_ghorbani(  # noqa: PLR0913 - each of these names a different th
         settings: of `manipulate`; None for its default.
         ghorbani_settings: of `ghorbani`; None for its default with the bounds of `settings`.
         region_share: the share of the pixels in the region, in (0, 1].
+        memory_gib: of both attacks; see `manipulate`.
 
     Raises:
+        KeyboardInterrupt: where either attack is interrupted: half of a comparison compares nothing.
         TypeError: where an argument is of the wrong type.
         ValueError: where the attack of `ghorbani_settings` is not "region", the share is out of range, or
             either attack refuses its arguments.
@@ -108,9 +110,25 @@ def compare_with_ghorbani(  # noqa: PLR0913 - each of these names a different th
     check_inputs(inputs)
     region = top_mask(checked_map(target_map, inputs), region_share)
     ours = manipulate(
-        model, inputs, target_map, explainer=explainer, target=target, settings=settings, memory_gib=math.inf
+        model,
+        inputs,
+        target_map,
+        explainer=explainer,
+        target=target,
+        settings=settings,
+        memory_gib=memory_gib,
     )
+    if ours.interrupted:
+        raise KeyboardInterrupt
     theirs = ghorbani(
-        model, inputs, explainer=explainer, region=region, target=target, settings=ghorbani_settings
+        model,
+        inputs,
+        explainer=explainer,
+        region=region,
+        target=target,
+        settings=ghorbani_settings,
+        memory_gib=memory_gib,
     )
+    if theirs.interrupted:
+        raise KeyboardInterrupt
     return AttackComparison(ours, theirs, region, region_share)

@@ -5,25 +5,25 @@ Equation 4 of Dombrowski et al. 2019, "Explanations can be manipulated and geome
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from veridical.attacks.chunks import check_budget, even_parts, pairs_together
+from veridical.attacks.chunks import check_budget, pairs_together
 from veridical.attacks.estimated import FOLDED
-from veridical.attacks.loss import Problem, saliency_map, unmodified_logits
+from veridical.attacks.loss import Problem, clean_logits, saliency_map, unmodified_logits
 from veridical.attacks.outcome import (
     Evaluation,
     Manipulation,
     MapSimilarity,
     compare,
     image_change,
-    join,
     output_change,
 )
+from veridical.attacks.parts import Callback, even_parts, in_parts
 from veridical.attacks.preconditions import (
     check_first,
     check_gradient,
@@ -38,15 +38,6 @@ from veridical.checks import check_inputs, evaluation_mode, resolve_target
 from veridical.metrics import pearson
 from veridical.tensors import flushed_denormals, per_sample
 from veridical.values import Explainer, Target
-
-Callback = Callable[[int, Tensor], None]
-"""Called after every step with the number of steps done and the loss of each pair (N,).
-
-Where the pairs are optimized in parts, the steps done are those of the average pair, rounded down, and the
-loss of a pair that has not begun is NaN.
-"""
-
-_TOGETHER = 8  # images in one forward pass before the size of the parts is known
 
 
 def manipulate(  # noqa: PLR0913 - each of these names a different thing; the choices are in `settings`
@@ -78,7 +69,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
         target: the explained class; None for the predicted one (at the end: of the manipulated image).
         settings: steps, rates, factors, bounds; see `ManipulationSettings` and `PRESETS`. None is
             `preset("default")`, which needs no tuning; `preset("default", bounds)` clamps, too.
-        callback: told the progress after every step.
+        callback: told the steps done and the loss of each pair after every step.
         memory_gib: GiB that a step may take beside network and images; one step of one and of two pairs is
             measured to see how many fit, and on a CPU how many are fastest. None takes half of the memory
             that is free, infinity all pairs at once. The result does not depend on it, up to rounding.
@@ -98,7 +89,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     check_within(clean, settings.limits(clean))
     budget = settings.budget(clean)
     with evaluation_mode(model):
-        logits = torch.cat([unmodified_logits(model, some) for some in clean.split(_TOGETHER)])
+        logits = clean_logits(model, clean)
         problem = Problem(
             model=model,
             explainer=explainer,
@@ -112,33 +103,23 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
         together = pairs_together(problem, clean, memory_gib)
         problem = replace(problem, folded=min(FOLDED, together))
         parts = even_parts(len(clean), together)
-        return _in_parts(problem, clean, parts, callback, explained=target is not None)
-
-
-def _in_parts(
-    problem: Problem, clean: Tensor, parts: Sequence[slice], callback: Callback | None, *, explained: bool
-) -> Manipulation:
-    """One part after the other; a KeyboardInterrupt keeps those that are finished."""
-    done: list[Manipulation] = []
-    losses = torch.full_like(clean[:, 0, 0, 0], torch.nan)
-    with suppress(KeyboardInterrupt):
         firsts = _first_slopes(problem, clean, parts)
-        for pairs, first in zip(parts, firsts, strict=True):
-            search = _Search(problem.part(pairs), clean[pairs], first)
-            tell = None if callback is None else _Tell(callback, pairs, problem.settings.steps, losses)
-            try:
-                with flushed_denormals():
-                    search.run(tell)
-            except KeyboardInterrupt:
-                if done:
-                    raise
-            done.append(_measured(search, clean[pairs], explained=explained))
-            if not search.finished:
-                break
-    if not done:
-        raise KeyboardInterrupt
-    result = join(done)
-    return result if len(result.inputs) == len(clean) else replace(result, interrupted=True)
+
+        def attack(index: int, tell: Callback | None) -> Manipulation:
+            pairs, explained = parts[index], target is not None
+            return _one_part(problem.part(pairs), clean[pairs], firsts[index], tell, explained=explained)
+
+        return in_parts(attack, clean, parts, settings.steps, callback)
+
+
+def _one_part(
+    problem: Problem, clean: Tensor, first: Slope | None, callback: Callback | None, *, explained: bool
+) -> Manipulation:
+    """The search for these pairs, as far as it comes, and what it found."""
+    search = _Search(problem, clean, first)
+    with suppress(KeyboardInterrupt), flushed_denormals():
+        search.run(callback)
+    return _measured(search, clean, explained=explained)
 
 
 def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> list[Slope | None]:
@@ -157,22 +138,6 @@ def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> li
     gradient, still = (torch.cat([getattr(one, name) for one in found]) for name in ("gradient", "still"))
     check_first(gradient, still, problem.explainer)
     return list(found)
-
-
-@dataclass(frozen=True)
-class _Tell:
-    """Turns the steps of one part into the progress of all pairs."""
-
-    callback: Callback
-    pairs: slice
-    steps: int
-    losses: Tensor
-
-    def __call__(self, step: int, losses: Tensor) -> None:
-        begin, end = self.pairs.start, self.pairs.stop
-        self.losses[begin:end] = losses
-        done = (begin * self.steps + (end - begin) * step) // len(self.losses)
-        self.callback(done, self.losses.clone())
 
 
 class _Search:
