@@ -1,8 +1,6 @@
 """Attack methods, plain and smoothed, on two trained networks, and print the tables of docs/attacked.md.
 
     python scripts/manipulation_table.py DATA --out FOLDER [--pairs 100] [--steps 100]
-    python scripts/manipulation_table.py DATA --out FOLDER --bounded guided-backprop pattern-attribution
-    python scripts/manipulation_table.py DATA --out FOLDER --network efficientnet-lite0 --pairs 10
 
 DATA is the optional data folder. Every finished cell is kept in FOLDER: the same command goes on after an
 interruption, and prints the tables from what is there.
@@ -10,7 +8,7 @@ interruption, and prints the tables from what is there.
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +34,7 @@ from veridical.values import Explainer, Target  # noqa: E402
 
 PATTERN_IMAGES = 512
 COSTLY = 10
-"""Pairs of the cells that need ten or more passes in the place of one."""
+"""Pairs of the cells that need ten or more passes in the place of one, and of the network for photographs."""
 SAME_CHANGE = "same change"
 PUBLISHED_BETA = 0.8
 OTHER_NOISE = 1_000_000
@@ -73,6 +71,11 @@ class Cell:
     def key(self) -> str:
         """The file's name."""
         return f"{self.name}--{self.variant}"
+
+    @property
+    def plain(self) -> str:
+        """The key of the attack on the method as it is."""
+        return f"{self.name}--plain"
 
 
 @dataclass
@@ -122,6 +125,7 @@ def resnet20(folder: Path, pairs: int, beta: float) -> Subject:
 
 def efficientnet(folder: Path, pairs: int, beta: float) -> Subject:
     """EfficientNet-Lite0 at 224 pixels with gradient and LRP (z+ with z^B)."""
+    pairs = min(pairs, COSTLY)
     loaded = load_model("demo")
     photographs = load_folder(folder / "imagenet-sample").images
     chosen = photographs[:: len(photographs) // pairs][:pairs]
@@ -233,30 +237,10 @@ def way(found: Mapping[str, Tensor]) -> Tensor:
     return (found["pcc_to_target"] - found["pcc_before"]) / (1 - found["pcc_before"])
 
 
-def main() -> None:
-    """Run what is missing, then print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--network", choices=SUBJECTS, default="resnet20")
-    parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument(
-        "--bounded", nargs="*", default=(), help=f"methods to attack with the {SAME_CHANGE} of the image too"
-    )
-    parser.add_argument("--beta", type=float, default=5.6, help="what choose_beta gives for the ResNet-20")
-    options = parser.parse_args()
-    torch.set_flush_denormal(True)
-    subject = SUBJECTS[options.network](options.data, options.pairs, options.beta)
-    results: dict[tuple[str, str], dict[str, Tensor]] = {}
-    cells = [cell for cell in subject.cells if not cell.bounded or cell.name in options.bounded]
-    for cell in cells:
-        name = f"{options.network}--{cell.key}--{options.pairs}--{options.steps}.safetensors"
-        path = options.out / name
-        limit = some(results[cell.name, "plain"], cell.pairs)["l2"] if cell.bounded else None
-        results[cell.name, cell.variant] = kept(path, partial(attack, subject, cell, options.steps, limit))
+def print_tables(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """What the attacks did, then how often the smoothed methods withstood them."""
     head = ["method", "variant", "pairs", *STATISTICS.values()]
-    print(table(head, [row(cell, results[cell.name, cell.variant]) for cell in cells]))
+    print(table(head, [row(cell, results[cell.key]) for cell in cells]))
     head = [
         "method",
         "variant",
@@ -269,11 +253,32 @@ def main() -> None:
         "nearer its original",
     ]
     rows = [
-        [cell.name, cell.variant, *withstands(results[cell.name, "plain"], results[cell.name, cell.variant])]
+        [cell.name, cell.variant, *withstands(results[cell.plain], results[cell.key])]
         for cell in cells
-        if cell.variant != "plain"
+        if cell.key != cell.plain
     ]
-    print(f"\n{table(head, rows)}")
+    print(f"\n{table(head, rows)}\n", flush=True)
+
+
+def main() -> None:
+    """Run what is missing of each network, and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--beta", type=float, default=5.6, help="what choose_beta gives for the ResNet-20")
+    options = parser.parse_args()
+    torch.set_flush_denormal(True)
+    for network, load in SUBJECTS.items():
+        subject = load(options.data, options.pairs, options.beta)
+        results: dict[str, dict[str, Tensor]] = {}
+        for cell in subject.cells:
+            path = options.out / f"{network}--{cell.key}--{len(subject.inputs)}--{options.steps}.safetensors"
+            limit = some(results[cell.plain], cell.pairs)["l2"] if cell.bounded else None
+            results[cell.key] = kept(path, partial(attack, subject, cell, options.steps, limit))
+        print(f"{network}\n")
+        print_tables(subject.cells, results)
 
 
 if __name__ == "__main__":

@@ -34,35 +34,39 @@ def script(monkeypatch):
         ),
     ]
     subject = module.Subject(model, x, ((-9.0,), (9.0,)), cells)
-    monkeypatch.setitem(module.SUBJECTS, "resnet20", lambda folder, pairs, beta: subject)
+    small = module.Subject(model, x[:2], ((-9.0,), (9.0,)), [replace(one, pairs=2) for one in cells[:2]])
+    loaded = {"first": lambda *_: subject, "second": lambda *_: small}
+    monkeypatch.setattr(module, "SUBJECTS", loaded)
     yield module
     torch.set_flush_denormal(False)
     del sys.modules[spec.name]
 
 
-def test_every_cell_is_kept_and_both_tables_are_printed(script, tmp_path, capsys, monkeypatch) -> None:
+def test_every_cell_is_kept_and_the_tables_of_both_networks_are_printed(
+    script, tmp_path, capsys, monkeypatch
+) -> None:
     monkeypatch.setattr(
         sys, "argv", ["table", "nowhere", "--out", str(tmp_path), "--steps", "2", "--pairs", "4"]
     )
     script.main()
-    assert capsys.readouterr().out.splitlines()[-1].startswith("| gradient | beta 1 | ")
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
-    sys.argv += ["--bounded", "gradient"]
-    script.main()
     first = capsys.readouterr().out
     lines = first.splitlines()
-    assert lines[2].startswith("| gradient | plain | 4 |") and lines[3].startswith(
+    assert lines[0] == "first"
+    assert lines[4].startswith("| gradient | plain | 4 |") and lines[5].startswith(
         "| gradient | beta 1 | 2 |"
     )
-    assert lines[-3].startswith("| gradient | beta 1 | ") and lines[-3].count("%") == 15
-    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+    withstands = next(line for line in lines if line.startswith("| gradient | beta 1, same change | 0."))
+    assert withstands.count("%") == 15
+    assert lines[lines.index("second") + 4].startswith("| gradient | plain | 2 |")
+    assert len(list(tmp_path.glob("first--*--4--2.safetensors"))) == 4
+    assert len(list(tmp_path.glob("second--*--2--2.safetensors"))) == 2
     monkeypatch.setattr(script, "manipulate", None)  # what is finished is not attacked again
     script.main()
     assert capsys.readouterr().out == first
 
 
 def test_a_bounded_attack_changes_no_image_more_than_the_plain_one(script) -> None:
-    subject = script.SUBJECTS["resnet20"](None, 4, 1.0)
+    subject = script.SUBJECTS["first"](None, 4, 1.0)
     plain, smooth, bounded, aimed = subject.cells
     free = script.attack(subject, plain, 5)
     limit = script.some(free, 2)["l2"]
@@ -76,7 +80,7 @@ def test_a_bounded_attack_changes_no_image_more_than_the_plain_one(script) -> No
 
 
 def test_smoothgrad_is_measured_under_noise_that_was_not_attacked(script) -> None:
-    subject = script.SUBJECTS["resnet20"](None, 4, 1.0)
+    subject = script.SUBJECTS["first"](None, 4, 1.0)
     _, other, redrawn = (replace(one, pairs=2) for one in script.noisy("gradient", method("gradient")))
     known = replace(other, judge=None)
     found = [script.attack(subject, one, 5) for one in (known, other, redrawn)]
