@@ -23,12 +23,35 @@ def safe_divide(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) ->
         shift = torch.copysign(denominator.new_full((), epsilon), denominator + 0.0)  # -0.0 becomes 0.0
         return numerator / (denominator + shift)
     info = torch.finfo(denominator.dtype)
-    size = F.threshold(denominator.abs(), info.tiny / info.eps, math.inf)
-    signed = numerator * denominator.sgn()
-    if torch.is_grad_enabled() and (signed.requires_grad or size.requires_grad):
-        quotient: Tensor = _Quotient.apply(*torch.broadcast_tensors(signed, size))  # type: ignore[no-untyped-call]
+    least = info.tiny / info.eps
+    if torch.is_grad_enabled() and (numerator.requires_grad or denominator.requires_grad):
+        divisor = _OffZero.apply(denominator, least)  # type: ignore[no-untyped-call]
+        quotient: Tensor = _Quotient.apply(*torch.broadcast_tensors(numerator, divisor))  # type: ignore[no-untyped-call]
         return quotient
-    return signed / size
+    return numerator / _off_zero(denominator, least)
+
+
+def _off_zero(denominator: Tensor, least: float) -> Tensor:
+    """The denominator, infinite where its size is at most `least`."""
+    return F.threshold(denominator.abs(), least, math.inf, inplace=True).copysign_(denominator)
+
+
+class _OffZero(torch.autograd.Function):
+    """`_off_zero` as the identity: where it is infinite, a quotient of it hands back zeros."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(denominator: Tensor, least: float) -> Tensor:
+        return _off_zero(denominator, least)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        """Nothing is needed later."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 class _Quotient(torch.autograd.Function):
@@ -52,7 +75,7 @@ class _Quotient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
         denominator, quotient = ctx.saved_tensors
         share = grads[0] / denominator
-        return share, -(share * quotient) if ctx.needs_input_grad[1] else None
+        return share, (share * quotient).neg_() if ctx.needs_input_grad[1] else None
 
 
 def summed_to(relevance: Tensor, shape: torch.Size) -> Tensor:

@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from veridical.smoothing import BetaSchedule, BetaSmoothed, SmoothedModel, beta_smooth, rectifications
 from veridical.smoothing.activations import smooth_relu6
+from veridical.smoothing.activations import softplus as written_out
 
 
 class Net(nn.Module):
@@ -256,6 +257,32 @@ def test_schedule_is_geometric():
     assert schedule(3) < 100.0
     with pytest.raises(ValueError, match="step"):
         BetaSchedule(steps=0)
+
+
+@pytest.mark.parametrize("beta", [0.8, 3.0, 40.0])
+def test_the_derivatives_of_the_softplus_are_those_of_torch(beta):
+    start = torch.linspace(-4.1, 9, 40, dtype=torch.float64)
+    weights = torch.randn(3, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = {}
+    for function in (written_out, softplus):
+        x = start.clone().requires_grad_()
+        orders = [function(x, beta)]
+        for weight in weights:  # three derivatives, each of the one before
+            orders += torch.autograd.grad((orders[-1] * weight).sum(), x, create_graph=True)
+        found[function] = torch.stack(orders).detach()
+    ours, theirs = found[written_out], found[softplus]
+    assert torch.equal(ours[:2], theirs[:2])
+    torch.testing.assert_close(ours[2:], theirs[2:], rtol=1e-10, atol=1e-12 * beta**2)
+    assert (ours[2:, start * beta > 20.0] == 0).all()  # linear there
+
+
+def test_the_softplus_has_derivatives_of_its_slope_and_of_what_it_scales():
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda values: written_out(values, 3.0), x)
+    y = written_out(x, 3.0)
+    vectors = torch.eye(6, dtype=torch.float64)
+    (together,) = torch.autograd.grad(y, x, vectors, retain_graph=True, is_grads_batched=True)
+    torch.testing.assert_close(together, torch.diag((3.0 * x.detach()).sigmoid()))
 
 
 def halves(x, beta, ceiling=6.0):

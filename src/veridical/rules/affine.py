@@ -63,7 +63,7 @@ class Affine:
     def adjoint(self, r: Tensor, weight: Tensor) -> Tensor:
         """W^T r for r (S, N, ...), as a transposed convolution: its own derivative is a plain convolution.
 
-        A convolution of single places is a product of matrices, which is faster in both directions.
+        A convolution of single places is a product of matrices for each group: faster in both directions.
         """
         if self.dims == 0:
             return F.linear(r, weight.t())
@@ -71,17 +71,19 @@ class Affine:
             return r * _channelwise(weight, r[0])
         flat = r.flatten(0, 1)
         if self._is_pointwise():
-            turned = weight.flatten(1).t().expand(len(flat), -1, -1)
-            back = (turned @ flat.flatten(2)).unflatten(2, self.size)  # batched on both sides: no copy
+            turned = weight.flatten(1).unflatten(0, (self.groups, -1)).transpose(1, 2)
+            places = flat.flatten(2).unflatten(1, (self.groups, -1))
+            back = turned.expand(len(flat), -1, -1, -1) @ places  # batched on both sides: no copy of places
+            back = back.flatten(1, 2).unflatten(2, self.size)
         else:
             back = self._transposed(flat, weight)
         unfolded: Tensor = back.unflatten(0, r.shape[:2])
         return unfolded
 
     def _is_pointwise(self) -> bool:
-        """Whether each output sees all channels of one place of the input, and each place is seen once."""
+        """Whether each output sees one place of the input, and each place is seen once."""
         kernel = self.weight.shape[2:]
-        return self.groups == 1 and {*kernel, *self.stride} == {1} and {*self.padding, *self.extra} == {0}
+        return {*kernel, *self.stride} == {1} and {*self.padding, *self.extra} == {0}
 
     def _transposed(self, flat: Tensor, weight: Tensor) -> Tensor:
         rest = tuple(
