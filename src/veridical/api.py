@@ -128,8 +128,9 @@ def manipulate(
             attacked. Its rate is converted where `bounds` are given.
         settings: fields of `veridical.attacks.ManipulationSettings` that replace the preset's (steps, lr in
             units of the input unless `lr_unit` says else, factors, bounds, ...); `callback`, called with the
-            steps done and the loss of each pair; and `memory_gib`, which bounds how many pairs are optimized
-            together (None: as many as half of the free memory holds).
+            steps done and the loss of each pair; `memory_gib`, which bounds how many pairs are optimized
+            together (None: as many as half of the free memory holds); and `compiled`, whether the step is
+            compiled first.
 
     Returns:
         The manipulated images and everything measured on the unmodified network.
@@ -138,7 +139,8 @@ def manipulate(
         TypeError: where an argument is of the wrong type or no such setting exists.
         ValueError: where there is no such preset or a value does not fit; see `veridical.attacks.manipulate`.
     """
-    options = {name: settings.pop(name, None) for name in ("callback", "memory_gib")}
+    names = ("callback", "memory_gib", "compiled")
+    options = {name: settings.pop(name) for name in names if name in settings}
     return attacks.manipulate(
         model,
         inputs,

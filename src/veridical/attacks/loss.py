@@ -88,12 +88,12 @@ class Problem:
             logits=self.logits.repeat(count, 1),
         )
 
-    def losses(self, images: Tensor, beta: float) -> Tensor:
+    def losses(self, images: Tensor, beta: float | Tensor) -> Tensor:
         """``F1 mean_pixels (h - ht)^2 + F2 mean_classes (g - g0)^2`` of each pair (N,)."""
         of_map, of_output = self.terms(images, beta)
         return of_map + of_output
 
-    def terms(self, images: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    def terms(self, images: Tensor, beta: float | Tensor) -> tuple[Tensor, Tensor]:
         """The two terms of the loss, with their factors, of each pair (N,).
 
         Both are means, and h is normalized inside the loss. No pair's loss depends on another pair.

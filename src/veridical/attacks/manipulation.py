@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.chunks import check_budget, pairs_together
+from veridical.attacks.compiled import CompiledSlope, compiled_slope
 from veridical.attacks.estimated import FOLDED
 from veridical.attacks.loss import Problem, clean_logits, saliency_map, unmodified_logits
 from veridical.attacks.outcome import (
@@ -33,7 +34,7 @@ from veridical.attacks.preconditions import (
 )
 from veridical.attacks.presets import preset
 from veridical.attacks.settings import ManipulationSettings
-from veridical.attacks.slope import Slope, first_slope, slope
+from veridical.attacks.slope import Slope, SlopeFunction, first_slope, slope
 from veridical.checks import check_inputs, evaluation_mode, resolve_target
 from veridical.metrics import pearson
 from veridical.tensors import flushed_denormals, per_sample
@@ -50,6 +51,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     settings: ManipulationSettings | None = None,
     callback: Callback | None = None,
     memory_gib: float | None = None,
+    compiled: bool = False,
 ) -> Manipulation:
     """Optimize every image of a batch so that its map becomes its target map (Dombrowski et al. 2019).
 
@@ -73,12 +75,16 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
         memory_gib: GiB that a step may take beside network and images; one step of one and of two pairs is
             measured to see how many fit, and on a CPU how many are fastest. None takes half of the memory
             that is free, infinity all pairs at once. The result does not depend on it, up to rounding.
+        compiled: record the step with all its derivatives and hand it to `torch.compile`. That takes a minute
+            or more and a compiler, and pays where there are many steps. The first step and the last are
+            compared with the eager ones.
 
     Raises:
         TypeError: where the inputs or the target are of the wrong type.
         ValueError: where the method says that it is not differentiable and the gradient is to be exact,
             inputs, target maps, bounds or target do not fit, no map depends on its image to first order
-            (where only some do not, a warning names them), or one pair does not fit in `memory_gib`.
+            (where only some do not, a warning names them), one pair does not fit in `memory_gib`, or the
+            step cannot be compiled or then differs.
     """
     settings = preset() if settings is None else settings
     check_gradient(explainer, settings)
@@ -104,22 +110,30 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
         problem = replace(problem, folded=min(FOLDED, together))
         parts = even_parts(len(clean), together)
         firsts = _first_slopes(problem, clean, parts)
+        step = _compiled_step(problem, clean, parts) if compiled else slope
 
         def attack(index: int, tell: Callback | None) -> Manipulation:
-            pairs, explained = parts[index], target is not None
-            return _one_part(problem.part(pairs), clean[pairs], firsts[index], tell, explained=explained)
+            pairs = parts[index]
+            search = _Search(problem.part(pairs), clean[pairs], firsts[index], step)
+            return _one_part(search, tell, explained=target is not None)
 
         return in_parts(attack, clean, parts, settings.steps, callback)
 
 
-def _one_part(
-    problem: Problem, clean: Tensor, first: Slope | None, callback: Callback | None, *, explained: bool
-) -> Manipulation:
-    """The search for these pairs, as far as it comes, and what it found."""
-    search = _Search(problem, clean, first)
+def _one_part(search: _Search, callback: Callback | None, *, explained: bool) -> Manipulation:
+    """The search for some pairs, as far as it comes, and what it found."""
     with suppress(KeyboardInterrupt), flushed_denormals():
         search.run(callback)
-    return _measured(search, clean, explained=explained)
+    if isinstance(search.slope, CompiledSlope):
+        search.slope.check_last(search.problem, search.images, search.span, search.problem.settings.steps - 1)
+    return _measured(search, explained=explained)
+
+
+def _compiled_step(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> CompiledSlope:
+    """The step of the largest part; the others are filled up."""
+    pairs = max(parts, key=lambda part: part.stop - part.start)
+    images = clean[pairs].clone().requires_grad_(True)
+    return compiled_slope(problem.part(pairs), images, problem.settings.span(clean[pairs]))
 
 
 def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> list[Slope | None]:
@@ -143,9 +157,10 @@ def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> li
 class _Search:
     """The optimization of one batch, and what it has found so far; readable at any moment."""
 
-    def __init__(self, problem: Problem, clean: Tensor, first: Slope | None) -> None:
+    def __init__(self, problem: Problem, clean: Tensor, first: Slope | None, step: SlopeFunction) -> None:
         self.problem = problem
         self.first = first
+        self.slope = step
         self.limits = problem.settings.limits(clean)
         self.unit, self.span = problem.settings.unit(clean), problem.settings.span(clean)
         self.clean = clean
@@ -175,7 +190,7 @@ class _Search:
         if step == 0:
             losses, gradient = self._first()
         else:
-            losses, gradient = slope(self.problem, self.images, self.span, step)
+            losses, gradient = self.slope(self.problem, self.images, self.span, step)
         estimated = self.problem.settings.gradient == "estimated"
         self.calls += 2 * self.problem.settings.directions if estimated else 1
         self.images.grad = torch.where(gradient.isfinite(), gradient, 0.0)
@@ -222,9 +237,9 @@ class _Search:
         self.kept = torch.where(per_sample(better, images), images, self.kept)
 
 
-def _measured(search: _Search, clean: Tensor, *, explained: bool) -> Manipulation:
+def _measured(search: _Search, *, explained: bool) -> Manipulation:
     """Explain and classify the kept images on the unmodified network, and compare."""
-    problem = search.problem
+    problem, clean = search.problem, search.clean
     logits = unmodified_logits(problem.model, search.kept)
     after = problem.targets if explained else logits.argmax(1)
     original = saliency_map(problem.explainer, problem.model, clean, problem.targets).detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ class Slope(NamedTuple):
     losses: Tensor
     gradient: Tensor
     still: Tensor
+
+
+SlopeFunction = Callable[[Problem, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""`slope`, or what stands for it."""
 
 
 def slope(problem: Problem, images: Tensor, span: Tensor, step: int) -> tuple[Tensor, Tensor]:

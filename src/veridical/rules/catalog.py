@@ -3,7 +3,9 @@
 Relevance always has a leading dimension for S starting vectors: (S, N, ...). A `Rule` maps an operation and
 the relevance of its outputs to the relevance of its inputs. An `AffineRule` does so for y = W x + b. Every
 rule is written in differentiable tensor operations on the activations of the true forward pass, so that a
-relevance can be differentiated once more at any time.
+relevance can be differentiated once more at any time. What multiplies or divides relevance is given the
+leading dimension, `x[None]`: by broadcasting, its derivative would be summed over the S = 1 vectors of an
+attack, a pass over the memory for nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +42,7 @@ def affine_epsilon(epsilon: float) -> AffineRule:
     """R_in = x W^T (R / (y + epsilon sign(y))), sign(0) = 1 (Bach et al. 2015, eq. 58)."""
 
     def shares(affine: Affine, r: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return x * affine.adjoint(safe_divide(r, y, epsilon), affine.weight)
+        return x[None] * affine.adjoint(safe_divide(r, y[None], epsilon), affine.weight)
 
     def rule(at: Application, relevance: Tensor) -> Tensor:
         return some_images_at_a_time(partial(shares, at.affine), relevance, at.x, at.y)
@@ -55,7 +57,7 @@ def affine_products(epsilon: float) -> AffineRule:
     def rule(at: Application, relevance: Tensor) -> Tensor:
         def shares(r: Tensor, x: Tensor) -> Tensor:
             z = at.affine.product(x, at.affine.weight)
-            return x * at.affine.adjoint(safe_divide(r, z, epsilon), at.affine.weight)
+            return x[None] * at.affine.adjoint(safe_divide(r, z[None], epsilon), at.affine.weight)
 
         return some_images_at_a_time(shares, relevance, at.x)
 
@@ -139,9 +141,9 @@ def _share_of(affine: Affine, x: Tensor, relevance: Tensor, sign: int, bias: Bia
     offset = affine.shaped_bias(z)
     if offset is not None and bias != "none":
         z = z + (offset if bias == "whole" else _one_sign(offset, sign))
-    scaled = safe_divide(relevance, z)
-    result = above * affine.adjoint(scaled, straight)
-    return result + below * affine.adjoint(scaled, crossed) if signed else result
+    scaled = safe_divide(relevance, z[None])
+    result = above[None] * affine.adjoint(scaled, straight)
+    return result + below[None] * affine.adjoint(scaled, crossed) if signed else result
 
 
 def _one_sign(values: Tensor, sign: int) -> Tensor:
@@ -163,9 +165,9 @@ def affine_z_box(at: Application, relevance: Tensor) -> Tensor:
         - affine.product(at.low, positive)
         - affine.product(at.high, negative)
     )
-    scaled = safe_divide(relevance, z)
-    lowest = at.low * affine.adjoint(scaled, positive)
-    return at.x * affine.adjoint(scaled, affine.weight) - lowest - at.high * affine.adjoint(scaled, negative)
+    scaled = safe_divide(relevance, z[None])
+    lowest, highest = at.low * affine.adjoint(scaled, positive), at.high * affine.adjoint(scaled, negative)
+    return at.x[None] * affine.adjoint(scaled, affine.weight) - lowest - highest
 
 
 def affine_w_square(at: Application, relevance: Tensor) -> Tensor:
@@ -222,8 +224,8 @@ def pass_through(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Ten
 
 def proportional(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """R_in = x A^T (R / y) for an operation y = A x + c: the z rule of pooling, sums and shifts."""
-    shares = operation.adjoint([safe_divide(relevance[0], operation.value)])
-    return tuple(x * share for x, share in zip(operation.values, shares, strict=True))
+    shares = operation.adjoint([safe_divide(relevance[0], operation.value[None])])
+    return tuple(x[None] * share for x, share in zip(operation.values, shares, strict=True))
 
 
 def guided(operation: Operation, relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -250,6 +252,8 @@ def _rectify(operation: Operation, relevance: Tensor) -> Tensor:
     if operation.base != "softplus":
         return relevance.clamp(min=0)
     beta = operation.kwargs.get("beta", operation.args[1] if len(operation.args) > 1 else 1.0)
+    if isinstance(beta, Tensor):  # of a recorded step
+        return F.softplus(relevance * beta) / beta
     return F.softplus(relevance, beta=beta)
 
 
@@ -291,5 +295,5 @@ def _split(addends: list[Tensor], relevance: Tensor, sign: int) -> list[Tensor]:
     total = parts[0]
     for part in parts[1:]:
         total = total + part
-    scaled = safe_divide(relevance, total)
-    return [part * scaled for part in parts]
+    scaled = safe_divide(relevance, total[None])
+    return [part[None] * scaled for part in parts]

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+_Beta = TypeVar("_Beta", float, float | Tensor)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class BetaSchedule:
         return float(self.start * (self.end / self.start) ** (step / self.steps))
 
 
-def check_beta(beta: float) -> float:
+def check_beta(beta: _Beta) -> _Beta:
     """`beta` as it came, where it can be the sharpness of a softplus.
 
     Raises:

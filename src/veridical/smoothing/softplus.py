@@ -31,7 +31,8 @@ class SmoothedModel(nn.Module):
 
     Args:
         model: a module that maps images (N, C, H, W) to logits (N, K).
-        beta: the sharpness; softplus is exactly linear above ``beta * x = 20``, torch's convention.
+        beta: the sharpness, a number or a tensor of one; softplus is exactly linear above ``beta * x = 20``,
+            torch's convention.
 
     Raises:
         ValueError: where beta is not positive; in `forward`, where the model has no ReLU to smooth, or
@@ -39,7 +40,7 @@ class SmoothedModel(nn.Module):
         TypeError: where `model` is a scripted module, whose operations cannot be seen.
     """
 
-    def __init__(self, model: nn.Module, beta: float) -> None:
+    def __init__(self, model: nn.Module, beta: float | Tensor) -> None:
         """Wrap `model`; nothing runs yet."""
         super().__init__()
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
@@ -81,7 +82,7 @@ class _Softplus(TorchFunctionMode):
     mapped to the result, and every later use of it is answered with the result.
     """
 
-    def __init__(self, beta: float) -> None:
+    def __init__(self, beta: float | Tensor) -> None:
         super().__init__()
         self.beta = beta
         self.count = 0
