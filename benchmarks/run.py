@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import (
     attack_batch,
+    attack_compiled,
     attack_memory,
     attack_step,
     averages,
@@ -36,6 +37,7 @@ CLAIMS: dict[str, Callable[..., list[timing.Claim]]] = {
     "grouped": grouped.measure,
     "attack-batch": attack_batch.measure,
     "attack-memory": attack_memory.measure,
+    "attack-compiled": attack_compiled.measure,
     "targets": targets.measure,
     "memory": memory.measure,
     "methods-vgg16": methods.on_vgg,
