@@ -151,11 +151,13 @@ def test_what_leaves_torch_is_noticed_too(recorded) -> None:
         attack(foreign, compiled=True)
 
 
-def test_an_estimate_is_not_compiled(recorded) -> None:
+def test_an_estimate_is_not_compiled() -> None:
+    def never(model, inputs, target=None):
+        raise AssertionError("called")
+
     settings = ManipulationSettings(steps=2, gradient="estimated", directions=2)
-    task, x = problem(method("gradient"), settings=settings), images(3)
     with pytest.raises(ValueError, match="exact gradient to compile"):
-        compiled_slope(task, x.requires_grad_(), settings.span(x))
+        manipulate(seeded(Residual), images(3), goals(), explainer=never, settings=settings, compiled=True)
 
 
 def test_what_is_wrong_anyway_is_said_in_its_own_words(recorded) -> None:

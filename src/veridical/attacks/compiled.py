@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from veridical.attacks.loss import Problem
 from veridical.attacks.preconditions import gradient_of
+from veridical.attacks.settings import ManipulationSettings
 from veridical.attacks.slope import slope
 from veridical.tensors import flushed_denormals, per_sample
 
@@ -68,6 +69,18 @@ class CompiledSlope:
             )
 
 
+def check_exact(settings: ManipulationSettings) -> None:
+    """Check that there is a derivative to compile.
+
+    Raises:
+        ValueError: where the gradient is estimated.
+    """
+    if settings.gradient == "estimated":
+        raise ValueError(
+            "expected an exact gradient to compile, got gradient='estimated'; give compiled=False"
+        )
+
+
 def compiled_slope(problem: Problem, images: Tensor, span: Tensor) -> CompiledSlope:
     """The step of these pairs, recorded, compiled, and compared with the eager one.
 
@@ -79,13 +92,8 @@ def compiled_slope(problem: Problem, images: Tensor, span: Tensor) -> CompiledSl
         span: see `slope`.
 
     Raises:
-        ValueError: where the gradient is estimated, the step cannot be recorded or compiled, or the result
-            differs by more than `AGREES`.
+        ValueError: where the step cannot be recorded or compiled, or differs by more than `AGREES`.
     """
-    if problem.settings.gradient == "estimated":
-        raise ValueError(
-            "expected an exact gradient to compile, got gradient='estimated'; give compiled=False"
-        )
     slope(problem, images, span, 0)  # what is wrong without compiling is said in its own words
     try:
         found = CompiledSlope(_compiled(problem, images), len(images))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.chunks import check_budget, pairs_together
-from veridical.attacks.compiled import CompiledSlope, compiled_slope
+from veridical.attacks.compiled import CompiledSlope, check_exact, compiled_slope
 from veridical.attacks.estimated import FOLDED
 from veridical.attacks.loss import Problem, clean_logits, saliency_map, unmodified_logits
 from veridical.attacks.outcome import (
@@ -89,6 +89,8 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
     settings = preset() if settings is None else settings
     check_gradient(explainer, settings)
     check_budget(memory_gib)
+    if compiled:
+        check_exact(settings)
     check_inputs(inputs)
     goal = checked_map(target_map, inputs)
     clean = inputs.detach()
