@@ -243,12 +243,14 @@ def level_rows(name: str, curve: RecoveryCurve, chosen: float) -> list[list[str]
 
 
 def variants(run: Run, name: str) -> dict[str, Explainer]:
-    """A method as it is and smoothed; the gradient also as the paper smoothed it."""
+    """A method as it is and smoothed, with the chosen beta and as the paper smoothed it."""
     plain, chosen = method(name), run.beta(name)
-    found = {"plain": plain, f"beta {chosen:g}": beta_smooth(plain, chosen)}
-    if name == "gradient":
-        found |= {"beta 0.8": beta_smooth(plain, 0.8), "SmoothGrad": smoothgrad(plain, 10, 0.1)}
-    return found
+    return {
+        "plain": plain,
+        f"beta {chosen:g}": beta_smooth(plain, chosen),
+        "beta 0.8": beta_smooth(plain, 0.8),
+        "SmoothGrad": smoothgrad(plain, 10, 0.1),
+    }
 
 
 def withstood(run: Run, name: str, variant: str, explain: Explainer) -> Cell:
@@ -256,7 +258,7 @@ def withstood(run: Run, name: str, variant: str, explain: Explainer) -> Cell:
     if variant == "plain":
         return run.attacked(name, explain, ATTACKED[name][0])
     if variant == "SmoothGrad":
-        return run.attacked(f"{name}--{variant}", explain, GROWTH, COSTLY)
+        return run.attacked(f"{name}--{variant}", explain, ATTACKED[name][0], COSTLY)
     return run.attacked(f"{name}--{variant}", explain, NONE)
 
 

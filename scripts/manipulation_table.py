@@ -117,7 +117,7 @@ def resnet20(folder: Path, pairs: int, beta: float) -> Subject:
     found = [
         cell for name in plain for cell in smoothed(name, plain[name], counts[name], (PUBLISHED_BETA, beta))
     ]
-    for name in ("gradient", "gradient-x-input", "guided-backprop"):
+    for name in ("gradient", "gradient-x-input", "guided-backprop", "deep-taylor"):
         found += noisy(name, plain[name])
     found += [cell for name in plain for cell in bounded(name, plain[name], counts[name])]
     return Subject(model, cifar_images(folder, "test.zip", pairs), IMAGENET_BOUNDS, found)

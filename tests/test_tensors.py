@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from networks import Sequential, images, seeded
+from veridical.attributions import method
 from veridical.tensors import flushed_denormals, safe_divide
 
 
@@ -55,3 +57,21 @@ def test_quotients_have_their_derivatives_and_none_at_dead_sums() -> None:
 def test_an_epsilon_moves_denominators_away_from_zero_and_zeros_up() -> None:
     found = safe_divide(torch.ones(4), torch.tensor([0.75, -0.75, 0.0, -0.0]), 0.25)
     assert found.tolist() == [1.0, -1.0, 4.0, 4.0]
+
+
+def test_half_precision_keeps_ordinary_denominators() -> None:
+    numerator = torch.tensor([1.0, 1.0, 1.0, -1.0], dtype=torch.float16)
+    denominator = torch.tensor([0.05, 2.0, 0.0, -0.01], dtype=torch.float16)
+    found = safe_divide(numerator, denominator)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found, torch.tensor([20.0, 0.5, 0.0, 100.0]).half(), rtol=2e-3, atol=0)
+
+
+def test_relevance_in_half_precision_is_that_of_single_precision() -> None:
+    x = images(3).float()
+    for name in ("lrp-zplus", "deep-taylor", "excitation-backprop"):
+        explain = method(name)
+        whole = explain(seeded(Sequential).float(), x, 1)
+        half = explain(seeded(Sequential).half(), x.half(), 1)
+        assert half.dtype == torch.float16
+        torch.testing.assert_close(half.float(), whole, rtol=0.02, atol=0.02 * float(whole.abs().max()))

@@ -14,7 +14,8 @@ def safe_divide(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) ->
     """`numerator / denominator`, and 0 where the denominator is 0 or imprecise; differentiable there too.
 
     A sum below the smallest normal number over the machine epsilon (1e-31 in single precision) is made of
-    parts that are rounded away: what softplus leaves of a dead unit. Its quotient would overflow.
+    parts that are rounded away: what softplus leaves of a dead unit. Its quotient would overflow. In half
+    precision that number is 0.06, an ordinary one: there the quotient is taken in single precision.
 
     With an `epsilon`, the denominator is moved away from 0 by as much instead, and 0 itself to `epsilon`.
     """
@@ -22,6 +23,9 @@ def safe_divide(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) ->
     if epsilon:
         shift = torch.copysign(denominator.new_full((), epsilon), denominator + 0.0)  # -0.0 becomes 0.0
         return numerator / (denominator + shift)
+    if torch.float16 in (numerator.dtype, denominator.dtype):
+        kind = torch.result_type(numerator, denominator)
+        return safe_divide(numerator.float(), denominator.float()).to(kind)
     info = torch.finfo(denominator.dtype)
     least = info.tiny / info.eps
     if torch.is_grad_enabled() and (numerator.requires_grad or denominator.requires_grad):

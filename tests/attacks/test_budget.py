@@ -21,13 +21,13 @@ def clean():
     return images(PAIRS, 12).clamp(-0.4, 0.9)
 
 
-def attack(**changes):
+def attack(callback=None, **changes):
     model, x = seeded(Residual), clean()
     goal = saliency(EXPLAIN(model, x.roll(1, 0))).detach()
     settings = ManipulationSettings(
         **{"steps": 15, "lr": 0.05, "rescale": False, "keep": "last", "every": 5, "bounds": BOUNDS} | changes
     )
-    return manipulate(model, x, goal, explainer=EXPLAIN, settings=settings)
+    return manipulate(model, x, goal, explainer=EXPLAIN, settings=settings, callback=callback)
 
 
 def size(result, width=WIDTH):
@@ -86,6 +86,17 @@ def test_the_budget_does_not_depend_on_the_parts(gradient, monkeypatch):
     parts = attack(max_l2=limits, gradient=gradient, directions=2)
     torch.testing.assert_close(parts.inputs, whole.inputs, rtol=0, atol=1e-10)
     assert parts.settings.max_l2 == limits
+
+
+def test_an_interrupted_attack_has_the_limits_of_what_it_returns(monkeypatch):
+    def stop(done, losses):
+        if not losses.isnan().any():  # the second part is at work
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("veridical.attacks.manipulation.pairs_together", lambda *_: 3)  # two and two
+    found = attack(max_l2=(0.3, 0.2, 0.1, 0.2), callback=stop)
+    assert found.interrupted and len(found.inputs) == 2
+    assert found.settings.max_l2 == (0.3, 0.2)
 
 
 def test_every_iterate_that_is_looked_at_is_within():

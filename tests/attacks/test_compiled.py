@@ -1,5 +1,7 @@
 """The compiled step: recorded with all its derivatives, and the same as the eager one."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,8 @@ METHODS = [
 """Of each kind of rule one; the rest, much alike, with the slow tests."""
 ALIKE = [
     "contrastive-excitation-backprop", "deconvnet", "deeplift-ablation", "deeplift-rescale",
-    "excitation-backprop", "grad-cam", "gradient-x-input", "lrp-cmp-alpha2", "lrp-epsilon", "lrp-z",
+    "excitation-backprop", "grad-cam", "gradient-x-input", "lrp-alpha1-beta0", "lrp-alpha5-beta4",
+    "lrp-cmp-alpha1", "lrp-cmp-alpha2", "lrp-epsilon", "lrp-z",
     "lrp-zplus", "patternnet",
 ]  # fmt: skip
 
@@ -167,6 +170,34 @@ def test_what_is_wrong_anyway_is_said_in_its_own_words(recorded) -> None:
     with pytest.raises(ValueError, match="no requires_grad") as caught:
         attack(detached, compiled=True)
     assert "compiled" not in str(caught.value)
+
+
+def test_nan_for_one_image_is_said_in_its_own_words(recorded) -> None:
+    def broken(model, inputs, target=None):
+        found = method("gradient")(model, inputs, target)
+        return found * torch.tensor([1.0, 1.0, torch.nan])[: len(found), None, None, None]
+
+    with pytest.raises(ValueError, match=r"image\(s\) \[2\]"):
+        attack(broken, compiled=True, memory_gib=math.inf)
+
+
+def test_an_interrupt_in_the_last_look_keeps_what_was_reached(recorded, monkeypatch) -> None:
+    def impatient(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("veridical.attacks.compiled.CompiledSlope.check_last", impatient)
+    found = attack(method("gradient"), compiled=True)
+    assert not found.interrupted
+    torch.testing.assert_close(found.inputs, attack(method("gradient")).inputs, rtol=0, atol=1e-8)
+
+
+def test_no_memory_is_no_fault_of_the_recording(monkeypatch) -> None:
+    def full(graph, **_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch, "compile", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        attack(method("gradient"), compiled=True)
 
 
 def test_a_failing_compiler_is_named(monkeypatch) -> None:

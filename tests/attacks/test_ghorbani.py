@@ -299,7 +299,7 @@ def test_both_attacks_on_the_same_pairs():
     )
     assert intervals["pcc_to_target_difference"].estimate > 0
     assert intervals["pcc_to_target_manipulation"].n == 3
-    change = result.ghorbani.output_change.probability_change
+    change = result.ghorbani.output_change.probability_change.abs()
     torch.testing.assert_close(values["probability_change_ghorbani"], change)
 
 
@@ -327,3 +327,5 @@ def test_a_comparison_needs_a_target():
         compared(ghorbani_settings=fast("top-k"))
     with pytest.raises(ValueError, match="region_share"):
         compared(region_share=0.0)
+    with pytest.raises(ValueError, match="same bounds"):
+        compared(ghorbani_settings=fast("region", bounds=(-7.0, 7.0)))

@@ -84,7 +84,8 @@ def check_exact(settings: ManipulationSettings) -> None:
 def compiled_slope(problem: Problem, images: Tensor, span: Tensor) -> CompiledSlope:
     """The step of these pairs, recorded, compiled, and compared with the eager one.
 
-    It is compared twice: a method that draws other noise in each call is found out by the second.
+    It is compared twice: a method that draws other noise in each call is found out by the second. That the
+    eager step works is for the caller to check.
 
     Args:
         problem: of these pairs.
@@ -94,10 +95,11 @@ def compiled_slope(problem: Problem, images: Tensor, span: Tensor) -> CompiledSl
     Raises:
         ValueError: where the step cannot be recorded or compiled, or differs by more than `AGREES`.
     """
-    slope(problem, images, span, 0)  # what is wrong without compiling is said in its own words
     try:
         found = CompiledSlope(_compiled(problem, images), len(images))
         gap = max(found.gap(problem, images, span, 0) for _ in range(2))
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(

@@ -37,7 +37,7 @@ from veridical.attacks.preconditions import (
 from veridical.attacks.settings import Bound, ManipulationSettings
 from veridical.checks import check_choice, check_inputs, evaluation_mode, resolve_target
 from veridical.smoothing import BetaSchedule, SmoothedModel
-from veridical.tensors import per_sample
+from veridical.tensors import flushed_denormals, per_sample
 from veridical.values import Explainer, Target
 
 Attack = Literal["top-k", "mass-center", "region"]
@@ -192,7 +192,7 @@ def ghorbani(  # noqa: PLR0913 - each of these names a different thing; the choi
         climbs = _begun(task, clean, parts)
 
         def attack(index: int, tell: Callback | None) -> GhorbaniResult:
-            with suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt), flushed_denormals():
                 climbs[index].run(tell)
             return _measured(climbs[index], explained=target is not None)
 
@@ -238,7 +238,8 @@ class _Task:
 
 def _begun(task: _Task, clean: Tensor, parts: Sequence[slice]) -> list[_Climb]:
     """The first slopes of all parts, so that what cannot work is said at once."""
-    climbs = [_Climb(task.part(images), clean[images]) for images in parts]
+    with flushed_denormals():
+        climbs = [_Climb(task.part(images), clean[images]) for images in parts]
     gradient = torch.cat([climb.first.gradient for climb in climbs])
     check_first(gradient, (gradient == 0).flatten(1).all(1), task.explainer)
     return climbs

@@ -35,9 +35,9 @@ class AttackComparison:
     def measurements(self) -> dict[str, Tensor]:
         """What is compared, one value a pair, float64 (N,).
 
-        The correlation with the target map, the change of the probability of the class predicted for the
-        clean image and the largest change of a value, each for "manipulation" and "ghorbani" and as their
-        "difference", the former minus the latter.
+        The correlation with the target map, the magnitude of the change of the probability of the class
+        predicted for the clean image and the largest change of a value, each for "manipulation" and
+        "ghorbani" and as their "difference", the former minus the latter.
         """
         ours, theirs = self.manipulation, self.ghorbani
         pairs = {
@@ -46,8 +46,8 @@ class AttackComparison:
                 pearson(theirs.saliency, ours.target_map),
             ),
             "probability_change": (
-                ours.output_change.probability_change,
-                theirs.output_change.probability_change,
+                ours.output_change.probability_change.abs(),
+                theirs.output_change.probability_change.abs(),
             ),
             "linf": (ours.image_change.linf, theirs.image_change.linf),
         }
@@ -96,11 +96,17 @@ def compare_with_ghorbani(  # noqa: PLR0913 - each of these names a different th
     Raises:
         KeyboardInterrupt: where either attack is interrupted: half of a comparison compares nothing.
         TypeError: where an argument is of the wrong type.
-        ValueError: where the attack of `ghorbani_settings` is not "region", the share is out of range, or
-            either attack refuses its arguments.
+        ValueError: where the attack of `ghorbani_settings` is not "region", the bounds of the two differ, the
+            share is out of range, or either attack refuses its arguments.
     """
+    bounds = None if settings is None else settings.bounds
     if ghorbani_settings is None:
-        ghorbani_settings = GhorbaniSettings(bounds=settings.bounds if settings is not None else None)
+        ghorbani_settings = GhorbaniSettings(bounds=bounds)
+    if ghorbani_settings.bounds != bounds:
+        raise ValueError(
+            f"expected the same bounds for both attacks, got {bounds} and {ghorbani_settings.bounds}; "
+            "changes of the image are measured in them"
+        )
     if ghorbani_settings.attack != "region":
         raise ValueError(
             f"expected the attack 'region', got {ghorbani_settings.attack!r}; only it has a target to aim at"

@@ -111,7 +111,7 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
         together = pairs_together(problem, clean, memory_gib)
         problem = replace(problem, folded=min(FOLDED, together))
         parts = even_parts(len(clean), together)
-        firsts = _first_slopes(problem, clean, parts)
+        firsts = [None] if len(parts) == 1 and not compiled else _first_slopes(problem, clean, parts)
         step = _compiled_step(problem, clean, parts) if compiled else slope
 
         def attack(index: int, tell: Callback | None) -> Manipulation:
@@ -119,15 +119,17 @@ def manipulate(  # noqa: PLR0913 - each of these names a different thing; the ch
             search = _Search(problem.part(pairs), clean[pairs], firsts[index], step)
             return _one_part(search, tell, explained=target is not None)
 
-        return in_parts(attack, clean, parts, settings.steps, callback)
+        result = in_parts(attack, clean, parts, settings.steps, callback)
+    return replace(result, settings=settings.for_pairs(slice(0, len(result.inputs))))
 
 
 def _one_part(search: _Search, callback: Callback | None, *, explained: bool) -> Manipulation:
     """The search for some pairs, as far as it comes, and what it found."""
     with suppress(KeyboardInterrupt), flushed_denormals():
         search.run(callback)
-    if isinstance(search.slope, CompiledSlope):
-        search.slope.check_last(search.problem, search.images, search.span, search.problem.settings.steps - 1)
+        if isinstance(search.slope, CompiledSlope):
+            last = search.problem.settings.steps - 1
+            search.slope.check_last(search.problem, search.images, search.span, last)
     return _measured(search, explained=explained)
 
 
@@ -141,10 +143,8 @@ def _compiled_step(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> C
 def _first_slopes(problem: Problem, clean: Tensor, parts: Sequence[slice]) -> list[Slope | None]:
     """The first step of every part: what cannot work is said at once, not when its part begins.
 
-    A single part begins at once and takes its own first step.
+    A single part that begins at once takes its own first step.
     """
-    if len(parts) == 1:
-        return [None]
     span = problem.settings.span(clean).expand(len(clean), -1, -1, -1)
     with flushed_denormals():
         found = [
