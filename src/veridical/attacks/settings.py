@@ -170,7 +170,7 @@ class ManipulationSettings:
         """The same attack on inputs of another range: with these bounds, and the rate converted.
 
         A rate in units of the input is multiplied by the ratio of the widths, each the mean over the
-        channels: on inputs in [0, 1] the paper's 1e-3 of ImageNet-normalized inputs is 2.2e-4. One that is a
+        channels: on inputs in [0, 1] the paper's 1e-3 of ImageNet-normalized inputs is 2.3e-4. One that is a
         fraction of the range stays.
 
         Raises:
