@@ -246,8 +246,7 @@ def test_ctrl_c_in_a_process_of_its_own_keeps_the_best_iterate(call, tmp_path):
     assert "Traceback" not in errors and "correlation " in errors
     found = record(tmp_path)
     assert found["interrupted"] and found["finished"] and found["kept_step"] % 10 == 0 < found["kept_step"]
-    assert found["after"]["to_target"]["pcc"] == pytest.approx(
-        max(one["pcc"] for one in found["history"]), abs=1e-5
-    )
+    # Where Ctrl-C comes right after an iterate was kept, the history does not have it yet.
+    assert found["after"]["to_target"]["pcc"] > max(one["pcc"] for one in found["history"]) - 1e-5
     assert names(tmp_path) == set(FILES)
     assert "interrupted: the best of the steps until then is kept" in told

@@ -317,9 +317,12 @@ class _Climb:
         better = (value > self._best) & (classes == self.task.logits.argmax(1))
         if self.task.settings.keep == "last":
             better = torch.ones_like(better)
-        self._best = torch.where(better, value, self._best)
-        self.kept_step = torch.where(better, step, self.kept_step)
-        self.kept = torch.where(per_sample(better, self.images), self.images, self.kept)
+        found = (
+            torch.where(better, value, self._best),
+            torch.where(better, step, self.kept_step),
+            torch.where(per_sample(better, self.images), self.images, self.kept),
+        )
+        self._best, self.kept_step, self.kept = found  # without a call between: Ctrl-C finds all or none
 
 
 def _measured(search: _Climb, *, explained: bool) -> GhorbaniResult:

@@ -230,13 +230,17 @@ class _Search:
         pcc = pearson(maps, problem.target_map)
         kept = logits.argmax(1) == problem.logits.argmax(1)
         beta = problem.beta(max(step - 1, 0))
-        self.history.append(Evaluation(step, beta, losses, pcc, kept))
         better = (pcc > self._best) & kept
         if problem.settings.keep == "last":
             better = torch.ones_like(kept)
-        self._best = torch.where(better, pcc, self._best)
-        self.kept_step = torch.where(better, step, self.kept_step)
-        self.kept = torch.where(per_sample(better, images), images, self.kept)
+        found = (
+            torch.where(better, pcc, self._best),
+            torch.where(better, step, self.kept_step),
+            torch.where(per_sample(better, images), images, self.kept),
+        )
+        # In one statement without a call, and before the history: Ctrl-C comes before it or after it.
+        self._best, self.kept_step, self.kept = found
+        self.history.append(Evaluation(step, beta, losses, pcc, kept))
 
 
 def _measured(search: _Search, *, explained: bool) -> Manipulation:
